@@ -1,0 +1,1 @@
+"""Adversarial and contrastive models of sequential recommendation."""

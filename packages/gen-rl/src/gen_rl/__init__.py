@@ -1,0 +1,1 @@
+"""Return-based contrastive representation learning for reinforcement learning."""

@@ -1,0 +1,1 @@
+"""Generative and contrastive zero-shot learning."""

@@ -1,0 +1,278 @@
+"""One fit by Lightning: seeds, order, checkpoints, metrics and progress such that a killed run goes on to the same bits.
+
+Lightning restores neither random states nor the position in a shuffle, so both are derived: at the first batch of an
+epoch everything is seeded from (seed, epoch, rank), and the order comes from a sampler without state.
+"""
+
+import itertools
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gen_core.harness import weights
+from gen_core.harness.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from gen_core.harness.method import Method
+
+METRICS = "metrics.jsonl"
+LAST = Path("checkpoints") / "last.ckpt"
+LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger, "mlflow": MLFlowLogger, "wandb": WandbLogger}
+
+
+def mix(*numbers: int) -> int:
+    """One well-spread 32-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class Shuffle(Sampler[int]):
+    """A permutation of range(n) that depends on `seed` alone, however often it is asked."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed)).tolist())
+
+
+class Rows(Dataset[tuple[Tensor, ...]]):
+    """Rows of tensors of equal length; a batch is one index operation a tensor, not n of them and a stack."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[index] for tensor in self.tensors)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        chosen = torch.tensor(indices)
+        return tuple(tensor[chosen] for tensor in self.tensors)
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
+def loader(tensors: Sequence[Tensor], batch_size: int, seed: int, drop_last: bool = False) -> DataLoader[Any]:
+    """Batches of rows in the order that `seed` says."""
+    rows = Rows(*tensors)
+    order = Shuffle(len(rows), seed)
+    return DataLoader(rows, batch_size, sampler=order, drop_last=drop_last, collate_fn=_whole)
+
+
+class Repeat(Sized):
+    """The same batch `times` times: a virtual epoch of a full-batch method."""
+
+    def __init__(self, batch: Any, times: int) -> None:
+        self.batch, self.times = batch, times
+
+    def __len__(self) -> int:
+        return self.times
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self.batch, self.times)
+
+
+class Seeds(Callback):
+    """Seed at the first batch, not at the epoch's start: a resumed loader draws from the global state in between."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            seed = mix(pl_module.fit_seed, trainer.current_epoch, trainer.global_rank)
+            lightning.seed_everything(seed, verbose=False)
+
+
+class EpochEnd(Checkpoint):
+    """One checkpoint, replaced at each epoch's end by a rename; the metrics past it are dropped on resume."""
+
+    def __init__(self, out: Path) -> None:
+        self.path, self.metrics = out / LAST, out / METRICS
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        done = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if trainer.is_global_zero and self.metrics.exists():
+            lines = self.metrics.read_text().splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < done]
+            temporary = self.metrics.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, self.metrics)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+
+
+class JsonLines(Logger):
+    """`metrics.jsonl`: one object a step, with step, epoch and what the method logged."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        # Opened for each line: it survives a kill, pickles to spawned ranks, and costs 20 microseconds.
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+class Bar(Callback):
+    """A progress bar on a terminal, at most one plain line in five seconds elsewhere; on stderr."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.printed = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        console = Console(stderr=True)
+        if trainer.is_global_zero and console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=console)
+            total = trainer.max_epochs * trainer.num_training_batches
+            self.task = self.progress.add_task("training", total=total, completed=trainer.global_step)
+            self.progress.start()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.progress:
+            self.progress.advance(self.task)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+        text += "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if self.progress:
+            self.progress.update(self.task, description=text)
+        elif trainer.is_global_zero and (last or time.monotonic() - self.printed >= 5):
+            print(text, file=sys.stderr, flush=True)
+            self.printed = time.monotonic()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+
+def _loggers(out: Path, name: str) -> list[Logger]:
+    if name == "none":
+        return [JsonLines(out / METRICS)]
+    if name not in LOGGERS:
+        raise UsageError(nearest(name, LOGGERS, "logger"))
+    try:
+        if name == "mlflow":
+            extra: Logger = MLFlowLogger(tracking_uri=f"file:{out.absolute() / 'mlflow'}", run_name=out.name)
+        elif name == "wandb":
+            extra = WandbLogger(save_dir=out, name=out.name)
+        else:
+            extra = LOGGERS[name](save_dir=out, name="", version=name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--logger {name} needs a package that is not installed: {error}") from None
+    return [JsonLines(out / METRICS), extra]
+
+
+def _strategy(accelerator: str, devices: Any) -> str:
+    # Spawned ranks, because the launcher of plain "ddp" runs the command again and rank 1 meets its own run folder.
+    many = devices not in (1, "1", "auto")
+    return "ddp_spawn" if many and "LOCAL_RANK" not in os.environ else "auto"
+
+
+def run(
+    model: "Method",
+    out: Path | None,
+    *,
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: Any = 1,
+    logger: str = "tensorboard",
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    **trainer: Any,
+) -> None:
+    """Train `model` on `model.training_data`; with `out`, leave metrics, checkpoints, events and weights there."""
+    checkpoint = None
+    if out:
+        if (out / weights.WEIGHTS).exists() or (out / LAST).exists():
+            if not resume:
+                raise UsageError(f"{out} holds a run already; choose another folder, or go on with resume=True")
+            if (out / weights.WEIGHTS).exists():
+                weights.restore(model, out)
+                return
+        (out / LAST).parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = out / LAST if (out / LAST).exists() else None
+    options = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": _strategy(accelerator, devices),
+        "max_epochs": model.max_epochs,
+        "logger": _loggers(out, logger) if out else False,
+        "log_every_n_steps": 1,
+        "callbacks": [Seeds(), *([Bar()] if progress else []), *([EpochEnd(out)] if out else []), *callbacks],
+        "enable_checkpointing": out is not None,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "reload_dataloaders_every_n_epochs": 1,
+        "default_root_dir": out or tempfile.gettempdir(),
+    } | trainer
+    with _quiet():
+        try:
+            engine = lightning.Trainer(**options)
+        except (lightning.pytorch.utilities.exceptions.MisconfigurationException, RuntimeError, ValueError) as error:
+            raise UsageError(f"device {accelerator!r}, devices {devices!r}: {error}") from None
+        try:
+            engine.fit(model, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        except SystemExit:
+            raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into SystemExit(1)
+        except OSError as error:
+            raise UsageError(f"{out}: writing failed ({error}); the last complete checkpoint is kept") from None
+    if out:
+        weights.save(model, out)
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - used like its base
+    """Hide Lightning's advice on loaders, loggers and hardware; errors and other warnings stay."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        return entered

@@ -1,0 +1,113 @@
+"""The thin base of trained torch methods. A method's file writes `Config`, `build`, `batches`, `training_step`, ...
+
+The verbs are the contract, not this class: anything with `Config`, `fit`, `save`, `load` and `embed` is a method.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from gen_core.harness import config as configs
+from gen_core.harness import weights
+from gen_core.harness.errors import UsageError, nearest
+
+Spec = Mapping[str, Any]
+
+
+class Method(lightning.LightningModule):
+    """Base class: networks are built from the data's sizes, or given: `SimCLR(encoder=net)`.
+
+    The class-level annotations with an `nn.Module` type name the parts that may be given.
+    """
+
+    Config: ClassVar[type[configs.Config]]
+    measure: ClassVar[Callable[[Any], Spec]]
+    """The domain's `data.spec`: the sizes that `build` needs."""
+    inputs: ClassVar[Callable[[Any], Tensor]] = staticmethod(lambda data: data)
+    """Data -> the tensor whose rows go through `forward` in `embed`."""
+    revision: ClassVar[int] = 1
+    """Raised when the method's numbers change: recorded results of other revisions are not reused."""
+
+    def __init__(self, config: configs.Config | None = None, **given: nn.Module) -> None:
+        super().__init__()
+        self.config: Any = config or self.Config()
+        self.spec: Spec | None = None
+        self.given = sorted(given)
+        self.fit_seed = 0
+        self.training_data: Any = None
+        for name, module in given.items():
+            if name not in self.parts():
+                raise UsageError(nearest(name, self.parts(), f"part of {type(self).__name__}"))
+            setattr(self, name, module)
+
+    @classmethod
+    def parts(cls) -> list[str]:
+        """Names of the networks that a user may give."""
+        hints = {name: hint for base in cls.__mro__ for name, hint in inspect.get_annotations(base).items()}
+        return sorted(name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, nn.Module))
+
+    def lacks(self, part: str) -> bool:
+        """True where `build` has to make the part, because none was given."""
+        return part not in self._modules
+
+    def prepare(self, spec: Spec, seed: int = 0) -> None:
+        """Build the networks that were not given, once, from the data's sizes, seeded."""
+        if self.spec is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.build(spec)
+            self.spec = dict(spec)
+
+    def build(self, spec: Spec) -> None:
+        raise NotImplementedError
+
+    def batches(self, data: Any, seed: int) -> Any:
+        raise NotImplementedError
+
+    @property
+    def max_epochs(self) -> int:
+        """Lightning epochs; a full-batch method counts virtual ones."""
+        return int(self.config.epochs)
+
+    def fit(self, data: Any, *, seed: int = 0, out: str | Path | None = None, resume: bool = False, **trainer: Any) -> Self:
+        """Train on `data`; with `out`, keep metrics, checkpoints and weights there. `trainer` goes to lightning.Trainer.
+
+        `resume=True` goes on from the last checkpoint in `out`.
+        """
+        from gen_core.harness import fitting
+
+        self.prepare(self.measure(data), seed)
+        self.fit_seed, self.training_data = seed, data
+        try:
+            fitting.run(self, Path(out) if out else None, resume=resume, **trainer)
+        finally:
+            self.training_data = None
+        return self
+
+    def train_dataloader(self) -> Any:
+        from gen_core.harness.fitting import mix
+
+        return self.batches(self.training_data, mix(self.fit_seed, self.current_epoch))
+
+    @torch.no_grad()
+    def embed(self, data: Any, batch_size: int = 1024) -> Tensor:
+        """The representation of every row of `data`, (n, d), on the CPU; in evaluation mode, without gradient."""
+        training = self.training
+        self.eval()
+        rows = [self(batch.to(self.device)).cpu() for batch in self.inputs(data).split(batch_size)]
+        self.train(training)
+        return torch.cat(rows)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and what `load` needs into `config.toml`; other keys there are kept."""
+        weights.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, **given: nn.Module) -> Self:
+        """The model of a run folder; modules that were given at training are given again. No pickle is read."""
+        return weights.load(cls, Path(folder), given)

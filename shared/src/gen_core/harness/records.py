@@ -1,0 +1,95 @@
+"""A `reproduce` record: paired gains, intervals, the verdict; one JSON object, the same for every domain."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gen_core.harness.recipes import Recipe
+from gen_core.harness.registry import Domain
+
+Cells = Mapping[tuple[str, int], Mapping[str, Any]]
+
+
+def build(
+    domain: Domain, name: str, recipe: Recipe, config: Mapping[str, Any], seeds: Sequence[int], cells: Cells, origin: Any
+) -> dict[str, Any]:
+    """Assemble the record from finished cells; a seed counts where the method and the baseline both have it.
+
+    Args:
+        name: the recipe's name, as recorded.
+        config: the method's whole resolved config.
+        cells: (arm, seed) -> what that cell wrote.
+        origin: hardware, threads, versions, commit of the machine that ran them.
+    """
+
+    def metric(arm: str, key: str, chosen: Sequence[int]) -> list[float]:
+        return [cells[arm, seed]["metrics"][key] for seed in chosen]
+
+    own = [seed for seed in seeds if (recipe.method, seed) in cells]
+    baselines: dict[str, Any] = {}
+    for arm in recipe.baselines:
+        both = [seed for seed in own if (arm, seed) in cells]
+        values = metric(arm, recipe.metric, both)
+        entry = compare(metric(recipe.method, recipe.metric, both), values, recipe.higher_is_better, domain.interval)
+        baselines[arm] = {"values": values, **entry, "also": _also(cells, arm, both, recipe.metric)}
+    failed = [{"arm": arm, "seed": seed} for arm in (recipe.method, *recipe.baselines) for seed in seeds if (arm, seed) not in cells]
+    record: dict[str, Any] = {
+        "method": recipe.method,
+        "recipe": name,
+        "dataset": recipe.data,
+        "domain": domain.name,
+        "scale": recipe.scale,
+        "protocol": recipe.protocol.model_dump(),
+        "metric": recipe.metric,
+        "unit": recipe.unit,
+        "higher_is_better": recipe.higher_is_better,
+        "seeds": own,
+        "values": metric(recipe.method, recipe.metric, own),
+        "baselines": baselines,
+        "claim_against": recipe.claim_against,
+        "paper": recipe.paper.model_dump() if recipe.paper else None,
+        "also": _also(cells, recipe.method, own, recipe.metric),
+        "config": dict(config),
+        "seconds": round(sum(cell["seconds"] for cell in cells.values()), 1),
+        "note": recipe.note,
+        **origin,
+    }
+    if failed:
+        record["failed"] = failed
+    record["verdict"] = verdict(record, domain.claim_seeds)
+    return record
+
+
+def _also(cells: Cells, arm: str, seeds: Sequence[int], metric: str) -> dict[str, list[float]]:
+    names = cells[arm, seeds[0]]["metrics"] if seeds else ()
+    return {key: [cells[arm, seed]["metrics"][key] for seed in seeds] for key in names if key != metric}
+
+
+def compare(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool, kind: str) -> dict[str, Any]:
+    """Gain over a baseline on the same seeds, positive where the method is better, with its 95 % interval."""
+    from gen_core.evaluation.stats import paired_interval
+
+    if not values:
+        return {"gain": None, "gain_ci95": None, "ci_method": None}
+    gain, low, high, method = paired_interval(values, baseline, higher_is_better=higher_is_better, kind=kind)
+    interval = None if math.isnan(low) or math.isnan(high) else [low, high]
+    return {"gain": gain, "gain_ci95": interval, "ci_method": method if interval else None}
+
+
+def verdict(record: Mapping[str, Any], claim_seeds: int = 5) -> str:
+    """What the record may say of itself, by the rules that docs/records.md states."""
+    if record["claim_against"] is None:
+        return "no-claim"
+    against = record["baselines"][record["claim_against"]]
+    if len(against["values"]) < claim_seeds:
+        return "preliminary"
+    if against["gain_ci95"] is None or not against["gain_ci95"][0] > 0:
+        return "falls-short"
+    paper = record["paper"]
+    if paper is None or record["config"].get("bound", "paper") != "paper":
+        return "claim-holds"
+    sign = 1 if record["higher_is_better"] else -1
+    short = sign * (paper["value"] - statistics.fmean(record["values"]))
+    margin = max(2 * (paper["std"] or 0.0), 0.01 * abs(paper["value"]))
+    return "reproduced" if short <= margin else "claim-holds"

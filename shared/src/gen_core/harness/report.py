@@ -1,0 +1,123 @@
+"""Figures and tables that people look at; matplotlib and rich are imported when one is drawn."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAP_POINTS = 1500  # t-SNE is quadratic here; more points take minutes and show no more
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """`metrics.jsonl` as curves: name -> [(step, value), ...]."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(line)
+        step = row.pop("step")
+        row.pop("epoch", None)
+        for name, value in row.items():
+            curves.setdefault(name, []).append((step, value))
+    return curves
+
+
+def curve(metrics: Path, out: Path) -> None:
+    """The loss over steps, raw and smoothed; nothing is drawn where nothing was logged."""
+    curves_of_run = read_metrics(metrics)
+    if "loss" in curves_of_run:
+        curves({"loss": curves_of_run["loss"]}, out, "loss")
+
+
+def curves(lines: Mapping[str, Sequence[tuple[int, float]]], out: Path, label: str) -> None:
+    """Several curves over steps in one figure; long ones are smoothed, the raw values stay visible behind."""
+    figure, axes = _axes(6, 3.6)
+    for name, points in lines.items():
+        steps, values = np.array(points, dtype=float).T
+        window = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        (drawn,) = axes.plot(steps[window - 1 :], smooth, label=name)
+        if window > 1:
+            axes.plot(steps, values, color=drawn.get_color(), alpha=0.2, linewidth=0.8)
+    axes.set(xlabel="step", ylabel=label)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    figure.savefig(out, dpi=120)
+
+
+def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> None:
+    """t-SNE of embeddings (n, d), coloured by class where there are labels; at most 1,500 rows, chosen with a fixed seed."""
+    from sklearn.manifold import TSNE
+
+    rows = np.asarray(z, dtype=np.float32)
+    if len(rows) < 5:
+        return
+    chosen = np.random.default_rng(0).permutation(len(rows))[:MAP_POINTS]
+    perplexity = min(30.0, (len(chosen) - 1) / 3)
+    flat: Any = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(rows[chosen])
+    figure, axes = _axes(5.4, 4.4)
+    if labels is None:
+        axes.scatter(*flat.T, s=7, linewidths=0)
+    else:
+        y = np.asarray(labels)[chosen]
+        kinds = np.unique(y)
+        names = [classes[k] if k < len(classes) else str(k) for k in kinds]
+        for colour, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+            cmap = "tab10" if len(kinds) <= 10 else "tab20"
+            points = flat[y == kind]
+            from matplotlib import colormaps
+
+            axes.scatter(*points.T, s=7, linewidths=0, color=colormaps[cmap](colour % colormaps[cmap].N), label=name)
+        if len(kinds) <= 20:
+            axes.legend(markerscale=2.5, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xticks=[], yticks=[], title="t-SNE of the embeddings")
+    figure.savefig(out, dpi=120)
+
+
+def summarise(values: Sequence[float]) -> str:
+    """`mean +- std` (sample standard deviation), or the one value."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+
+
+def gain(entry: Mapping[str, Any]) -> str:
+    """A baseline's gain with its interval."""
+    if entry["gain"] is None:
+        return "-"
+    interval = entry["gain_ci95"]
+    text = f"{entry['gain']:+.2f}"
+    return text if interval is None else f"{text} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def record_table(record: Mapping[str, Any]) -> Any:
+    """A `reproduce` record as a rich table."""
+    from rich.table import Table
+
+    title = f"{record['method']}/{record['recipe']} on {record['dataset']}: {record['metric']} ({record['unit']})"
+    table = Table(title=title, title_justify="left")
+    for column in ("arm", "mean ± std", "gain of the method [95 % interval]", "interval"):
+        table.add_column(column)
+    table.add_row(record["method"], summarise(record["values"]), "", "")
+    for name, entry in record["baselines"].items():
+        mark = " (claim against)" if name == record["claim_against"] else ""
+        table.add_row(name + mark, summarise(entry["values"]), gain(entry), entry["ci_method"] or "-")
+    if paper := record["paper"]:
+        std = "" if paper["std"] is None else f" ± {paper['std']}"
+        table.add_row("paper", f"{paper['value']}{std}", "", paper["source"])
+    for name, values in record["also"].items():
+        table.add_row(f"also: {name}", summarise(values), "", "")
+    return table

@@ -1,0 +1,153 @@
+"""A run is a folder: everything about one training, enough to repeat it, to go on with it and to use its model."""
+
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gen_core.harness import config as configs
+from gen_core.harness.errors import LabelsMissing, UsageError
+from gen_core.harness.recipes import Protocol
+from gen_core.harness.registry import Domain
+
+CONFIG, SUMMARY = "config.toml", "summary.json"
+
+
+@dataclass
+class Run:
+    """What a protocol sees: a fitted model, the data, the seed."""
+
+    model: Any
+    data: Any
+    seed: int
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def create(folder: Path, header: dict[str, Any]) -> None:
+    """Make a run folder; refuses one that exists and is not empty, and one that cannot be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder} exists and is not empty; choose another, or go on with: train --resume {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        configs.write_toml(folder / CONFIG, header)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be written ({error})") from None
+
+
+def free_name(base: Path) -> Path:
+    """`base`, or `base-2`, `base-3`, ... where it is taken."""
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run folder."""
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}")
+    return configs.read_toml(folder / CONFIG)
+
+
+def hardware() -> str:
+    """Processor, usable cores and, where there is one, the GPU."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    text = f"{name}, {os.cpu_count()} cores"
+    return text + f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
+
+
+def versions(domain: Domain) -> dict[str, str]:
+    """Python and the distributions that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "lightning", "numpy", "scipy", "scikit-learn", "gen-core", f"gen-{domain.name}", *domain.engines):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the code runs from; None where it is installed without one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def execute(domain: Domain, method: str, config: dict[str, Any], run: Run, *, train: bool, **fit: Any) -> None:
+    """Build the method and train it on the run's data; `train=False` stops after building."""
+    cls = domain.method(method)
+    run.model = cls(configs.parse(cls.Config, config, method))
+    if train:
+        run.model.fit(run.data, seed=run.seed, **fit)
+    else:
+        run.model.prepare(run.model.measure(run.data), run.seed)
+
+
+def evaluate(domain: Domain, protocol: Protocol, run: Run) -> dict[str, float]:
+    """The protocol's metrics."""
+    return domain.protocol(protocol.name)(run, **protocol.options)
+
+
+def finish(domain: Domain, folder: Path, run: Run, protocol: Protocol, started: float) -> dict[str, float]:
+    """Evaluate a trained run and write summary, figures, environment and model card."""
+    from gen_core.harness import report
+
+    header = read_header(folder)
+    write_json(folder / "environment.json", {"hardware": hardware(), "versions": versions(domain), "commit": commit()})
+    try:
+        metrics = evaluate(domain, protocol, run)
+    except LabelsMissing as error:
+        print(f"not evaluated: {error}")
+        metrics = {}
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    report.curve(folder / "metrics.jsonl", figures / "loss.png")
+    domain.module("protocols").figures(run, figures)
+    card(domain, folder, header, metrics)
+    seconds = round(time.monotonic() - started, 1)
+    write_json(folder / SUMMARY, {"metrics": metrics, "protocol": protocol.model_dump(), "seconds": seconds})
+    return metrics
+
+
+def card(domain: Domain, folder: Path, header: dict[str, Any], metrics: dict[str, float]) -> None:
+    """The model card, `README.md`."""
+    cls = domain.method(header["method"])
+    about = inspect.cleandoc(inspect.getmodule(cls).__doc__ or cls.__doc__ or "")
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items()) or "| - | not evaluated |"
+    settings = "\n".join(f"| {name} | {value} |" for name, value in header["config"].items())
+    module, _, name = domain.methods[header["method"]].partition(":")
+    protocol = header["protocol"]["name"]
+    (folder / "README.md").write_text(
+        f"# {header['method']} on {header['data']}\n\n{about}\n\n"
+        f"## Results\nProtocol `{protocol}`, seed {header['seed']}.\n\n| metric | value |\n|---|---|\n{rows}\n\n"
+        f"## Settings\n| field | value |\n|---|---|\n{settings}\n\n"
+        f"## Use\n```python\nfrom {module} import {name}\n\nmodel = {name}.load({str(folder)!r})\nz = model.embed(data)\n```\n"
+        f"`{domain.command} evaluate {folder}`, `{domain.command} embed {folder} --data D --out z.npz`\n\n"
+        "## Limits\nTrained on the data named above and evaluated on its own test part; nothing is known of other data. "
+        "The weights are in `model.safetensors`, how to repeat the run in `config.toml`, the machine in `environment.json`.\n",
+        encoding="utf-8",
+    )

@@ -1,0 +1,25 @@
+import os
+import signal
+
+from gen_core.harness.errors import UsageError
+
+__all__ = ["separation"]
+
+
+def separation(run, scale=1.0):
+    """Distance of the two class means in units of the pooled spread, times `scale`."""
+    if os.environ.get("TOY_KILL") == "evaluation":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("TOY_KILL_CELL") == f"{type(run.model).__name__} {run.seed}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if run.data.labels is None:
+        raise UsageError("the data has no labels; protocol separation needs them")
+    z, y = run.model.embed(run.data), run.data.labels
+    gap = (z[y == 1].mean(0) - z[y == 0].mean(0)).norm()
+    return {"separation": float(scale * gap / z.std()), "width": float(z.shape[1])}
+
+
+def figures(run, folder):
+    from gen_core.harness.report import embedding_map
+
+    embedding_map(run.model.embed(run.data), run.data.labels, (), folder / "embedding.png")
