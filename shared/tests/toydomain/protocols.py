@@ -1,7 +1,7 @@
 import os
 import signal
 
-from gen_core.harness.errors import UsageError
+from gen_core.harness.errors import LabelsMissing
 
 __all__ = ["separation"]
 
@@ -13,7 +13,7 @@ def separation(run, scale=1.0):
     if os.environ.get("TOY_KILL_CELL") == f"{type(run.model).__name__} {run.seed}":
         os.kill(os.getpid(), signal.SIGKILL)
     if run.data.labels is None:
-        raise UsageError("the data has no labels; protocol separation needs them")
+        raise LabelsMissing("the data has no labels; protocol separation needs them")
     z, y = run.model.embed(run.data), run.data.labels
     gap = (z[y == 1].mean(0) - z[y == 0].mean(0)).norm()
     return {"separation": float(scale * gap / z.std()), "width": float(z.shape[1])}

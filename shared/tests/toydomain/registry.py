@@ -10,6 +10,7 @@ DOMAIN = Domain(
         "absent": Dataset("never there", path="absent", how="It cannot be had."),
     },
     demo="auto/rows",
+    protocol_default="separation",
 )
 
 

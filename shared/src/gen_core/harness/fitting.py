@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,8 @@ def run(
                 return
         (out / LAST).parent.mkdir(parents=True, exist_ok=True)
         checkpoint = out / LAST if (out / LAST).exists() else None
+        if checkpoint and not zipfile.is_zipfile(checkpoint):
+            raise UsageError(f"{checkpoint} is truncated or no checkpoint; remove it to start again from step 0")
     options = {
         "accelerator": accelerator,
         "devices": devices,

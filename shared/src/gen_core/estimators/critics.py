@@ -1,0 +1,125 @@
+"""Critics: functions T(x, y) that give the scores a bound reads. Half precision is computed in float32."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gen_core.losses.pairwise import positive
+
+
+def separable(x: Tensor, y: Tensor, temperature: float | Tensor = 1.0, *, normalize: bool = False) -> Tensor:
+    """Inner products of all pairs, T(x_i, y_j) = x_i . y_j / temperature.
+
+    Args:
+        x: (n, d).
+        y: (m, d).
+        temperature: > 0.
+        normalize: cosines in place of inner products.
+
+    Returns:
+        (n, m) scores.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not a finite number above 0.
+
+    >>> separable(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [[11.0, 2.0]]
+    """
+    x, y = _features("x", x, (2,)), _features("y", y, (2,))
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"y must have {x.shape[1]} columns, as x has, got shape {tuple(y.shape)}")
+    positive("temperature", temperature)
+    with torch.autocast(x.device.type, enabled=False):
+        if normalize:
+            x, y = F.normalize(x, eps=1e-8), F.normalize(y, eps=1e-8)
+        return x / temperature @ y.T
+
+
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Bilinear scores T(x_i, y_j) = x_i^T W y_j [+ b] of all pairs (CPC, DGI, CURL).
+
+    W goes to the side with fewer rows, so that with one summary y (DGI) this is X @ (W y): n d flops, and y is never
+    repeated for each x.
+
+    Args:
+        x: (n, d).
+        y: (m, e), or (e,) for one summary.
+        weight: (d, e).
+        bias: one number, or None.
+
+    Returns:
+        (n, m) scores, or (n,) where y is (e,).
+
+    Raises:
+        ValueError: shapes do not fit.
+
+    >>> bilinear(torch.eye(2), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist()
+    [3.0, 6.0]
+    """
+    x, y, w = _features("x", x, (2,)), _features("y", y, (1, 2)), _features("weight", weight, (2,))
+    if (x.shape[1], y.shape[-1]) != tuple(w.shape):
+        raise ValueError(f"weight must have shape {(x.shape[1], y.shape[-1])}, got {tuple(w.shape)}")
+    with torch.autocast(x.device.type, enabled=False):
+        if y.ndim == 1:
+            scores = x @ (w @ y)
+        elif len(y) <= len(x):
+            scores = x @ (y @ w.T).T
+        else:
+            scores = (x @ w) @ y.T
+        return scores if bias is None else scores + bias.to(scores.dtype)
+
+
+class Separable(nn.Module):
+    """`separable` with a learnable scale and, for bounds that are not shift-invariant, a learnable bias.
+
+    Args:
+        temperature: at the start; the scale 1 / temperature is learnt as exp(log_scale).
+        normalize: cosines in place of inner products.
+
+    >>> Separable(temperature=0.5)(torch.eye(2), torch.eye(2)).tolist()
+    [[2.0, 0.0], [0.0, 2.0]]
+    """
+
+    def __init__(self, temperature: float = 1.0, *, normalize: bool = True) -> None:
+        super().__init__()
+        positive("temperature", temperature)
+        self.normalize = normalize
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n, d), (m, d) -> (n, m) scores."""
+        return separable(x, y, normalize=self.normalize) * self.log_scale.exp() + self.bias
+
+
+class Bilinear(nn.Module):
+    """`bilinear` with its weight (Xavier-uniform) and, as in DGI's released code, a bias that starts at 0.
+
+    Args:
+        in_x: d, columns of x.
+        in_y: e, columns of y.
+        bias: learn b.
+
+    >>> Bilinear(4, 3)(torch.ones(5, 4), torch.ones(3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, in_x: int, in_y: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(in_x, in_y)))
+        self.bias = nn.Parameter(torch.zeros(())) if bias else None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n, d), (m, e) or (e,) -> (n, m) or (n,) scores."""
+        return bilinear(x, y, self.weight, self.bias)
+
+
+def _features(name: str, value: Tensor, ndims: tuple[int, ...]) -> Tensor:
+    # No check for NaN here: the bound that reads the scores makes it.
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must have a floating dtype, got {value.dtype}")
+    if value.ndim not in ndims:
+        raise ValueError(f"{name} must have {' or '.join(map(str, ndims))} dimensions, got shape {tuple(value.shape)}")
+    return value if value.dtype == torch.float64 else value.float()

@@ -1,0 +1,185 @@
+"""`reproduce`: cells that restart and die alone, shards, records, intervals and verdicts."""
+
+import json
+import multiprocessing
+import shutil
+
+import pytest
+from gen_core.harness import cli, records, recipes, reproduce
+from gen_core.harness.errors import UsageError
+from toydomain.registry import DOMAIN
+
+
+def record_of(out):
+    return json.loads((out / "toy" / "auto" / "rows.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole reproduce of the toy recipe, two cells at a time."""
+    out = tmp_path_factory.mktemp("reproduce")
+    lines = []
+    record = reproduce.reproduce(DOMAIN, "auto", out=out, jobs=2, say=lines.append)
+    return out, record, lines
+
+
+def test_the_record_has_what_the_contract_names(finished):
+    out, record, lines = finished
+    assert record == record_of(out)
+    wanted = "method recipe dataset metric unit higher_is_better values baselines claim_against paper verdict also"
+    assert set(wanted.split()) | {"seconds", "hardware", "threads", "versions", "commit", "seeds"} <= set(record)
+    assert (record["seeds"], len(record["values"]), record["also"]) == ([0, 1, 2, 3, 4], 5, {"width": [3.0] * 5})
+    assert set(record["baselines"]) == {"raw", "untrained"}
+    for entry in record["baselines"].values():
+        assert entry["ci_method"] == "student-t"
+        assert entry["gain_ci95"][0] <= entry["gain"] <= entry["gain_ci95"][1]
+    assert lines[0].startswith("auto/rows: 15 cells (3 arms x 5 seeds), 15 to run here")
+    assert "versions" in record
+    assert record["threads"] == 1
+
+
+def test_gain_is_the_paired_mean_difference(finished):
+    _, record, _ = finished
+    entry = record["baselines"]["untrained"]
+    differences = [a - b for a, b in zip(record["values"], entry["values"], strict=True)]
+    assert entry["gain"] == pytest.approx(sum(differences) / 5)
+
+
+def test_finished_cells_are_not_run_again_and_a_changed_config_is(finished):
+    out, record, _ = finished
+    lines = []
+    again = reproduce.reproduce(DOMAIN, "auto", out=out, say=lines.append)
+    assert "0 to run here" in lines[0]
+    assert again["values"] == record["values"]
+    changed = reproduce.reproduce(DOMAIN, "auto", out=out, seeds=1, overrides={"hidden": 2}, say=lines.append)
+    assert changed["recipe"] == "rows+hidden=2"
+    assert changed["also"] == {"width": [2.0]}
+    assert changed["verdict"] == "preliminary"
+    assert record_of(out) == again  # the record of the recipe itself is not touched
+
+
+def test_a_cell_of_another_revision_is_not_reused(finished, monkeypatch, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    job_lines = []
+    monkeypatch.setattr(reproduce, "REVISION", reproduce.REVISION + 1)
+    monkeypatch.setattr(reproduce, "_run_all", lambda ctx, jobs, parallel, say: job_lines.extend(jobs) or {})
+    reproduce.reproduce(DOMAIN, "auto", out=out, seeds=1, say=lambda _: None)
+    assert len(job_lines) == 3
+
+
+def test_check_runs_one_seed_again(finished, capsys):
+    out, _, _ = finished
+    path = out / "toy" / "auto" / "rows.json"
+    assert cli.main(DOMAIN, ["reproduce", "--check", str(path)]) == 0
+    assert "same hardware, versions and threads: 1e-6" in capsys.readouterr().out
+    wrong = json.loads(path.read_text())
+    wrong["values"][0] += 0.01
+    other = out / "wrong.json"
+    other.write_text(json.dumps(wrong))
+    assert cli.main(DOMAIN, ["reproduce", "--check", str(other)]) == 1
+    wrong["hardware"] = "another machine"
+    other.write_text(json.dumps(wrong))
+    assert cli.main(DOMAIN, ["reproduce", "--check", str(other)]) == 0
+    assert "3 x the record's standard deviation" in capsys.readouterr().out
+
+
+def test_a_killed_cell_loses_only_itself_and_the_next_call_mends_it(toy, tmp_path):
+    words = ("reproduce", "auto", "--out", tmp_path, "--jobs", "2", "--seeds", "2")
+    toy(*words, TOY_KILL_CELL="Auto 1")
+    record = record_of(tmp_path)
+    assert record["seeds"] == [0]
+    lost = [(item["arm"], item["seed"], item["reason"]) for item in record["failed"]]
+    assert lost == [("auto", 1, "killed by SIGKILL"), ("untrained", 1, "killed by SIGKILL")]
+    assert len(record["baselines"]["raw"]["values"]) == 1
+    toy(*words, TOY_KILL_CELL="")
+    mended = record_of(tmp_path)
+    assert mended["seeds"] == [0, 1]
+    assert "failed" not in mended
+    assert "2 to run here" in toy.log.read_text()
+
+
+def test_a_cell_that_was_killed_in_training_goes_on_from_its_checkpoint(toy, tmp_path):
+    trace = tmp_path / "trace"
+    words = ("reproduce", "auto", "--out", tmp_path, "--seeds", "1")
+    toy(*words, TOY_KILL="step 6", TOY_TRACE=str(trace))
+    toy(*words, TOY_KILL="", TOY_TRACE=str(trace))
+    assert [int(line) for line in trace.read_text().split()] == [*range(1, 7), *range(5, 13)]
+
+
+def test_two_shards_on_one_folder_make_the_record_of_one_run(finished, toy, tmp_path):
+    from toydomain import child
+
+    out, record, _ = finished
+    arguments = [["reproduce", "auto", "--out", str(tmp_path), "--shard", f"{i}/2"] for i in (1, 2)]
+    context = multiprocessing.get_context("forkserver")
+    logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
+    both = [context.Process(target=child._body, args=(a, {}, log)) for a, log in zip(arguments, logs, strict=True)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert record_of(tmp_path)["values"] == record["values"]
+    done = [(tmp_path / f"log{i}").read_text().count(": done in") for i in (1, 2)]
+    assert sorted(done) == [7, 8]
+
+
+def test_more_seeds_than_the_recipe_names_go_on_with_the_next_numbers():
+    _, recipe = recipes.load(DOMAIN, "auto/rows")
+    assert reproduce._seeds(recipe, 7) == [0, 1, 2, 3, 4, 5, 6]
+    assert reproduce._seeds(recipe, 2) == [0, 1]
+    assert reproduce._seeds(recipe, None) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "a/b", "2", "1/2/3"])
+def test_a_bad_shard_is_refused(text):
+    with pytest.raises(UsageError, match="--shard"):
+        reproduce._share(text)
+
+
+def entry(low, count=5):
+    return {"values": [0.0] * count, "gain_ci95": None if low is None else [low, 9.0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "claim-holds"),
+        ({"claim_against": None}, "no-claim"),
+        ({"baselines": {"b": entry(0.1, 4)}}, "preliminary"),
+        ({"baselines": {"b": entry(-0.1, 4)}}, "preliminary"),
+        ({"baselines": {"b": entry(0.0)}}, "falls-short"),
+        ({"baselines": {"b": entry(None)}}, "falls-short"),
+        ({"paper": {"value": 80.5, "std": None}}, "reproduced"),  # 1 % of the value
+        ({"paper": {"value": 81.0, "std": None}}, "claim-holds"),
+        ({"paper": {"value": 81.0, "std": 0.5}}, "reproduced"),  # twice the paper's spread
+        ({"paper": {"value": 70.0, "std": 0.5}}, "reproduced"),  # better than the paper
+        ({"paper": {"value": 70.0, "std": 0.5}, "higher_is_better": False}, "claim-holds"),
+        ({"paper": {"value": 80.0, "std": 0.5}, "config": {"bound": "nwj"}}, "claim-holds"),
+    ],
+)
+def test_verdicts(changes, verdict):
+    record = {
+        "claim_against": "b",
+        "baselines": {"b": entry(0.1)},
+        "values": [80.0] * 5,
+        "paper": None,
+        "config": {"bound": "paper"},
+        "higher_is_better": True,
+    }
+    assert records.verdict(record | changes) == verdict
+
+
+def test_reinforcement_learning_needs_forty_seeds():
+    record = {"claim_against": "b", "baselines": {"b": entry(0.1, 39)}, "paper": None, "values": [1.0]}
+    assert records.verdict(record, claim_seeds=40) == "preliminary"
+
+
+def test_exit_status_is_one_for_falls_short_alone(monkeypatch, tmp_path, capsys):
+    base = {"method": "auto", "recipe": "rows", "dataset": "rows", "metric": "m", "unit": "u", "values": [1.0]}
+    base |= {"baselines": {}, "claim_against": None, "paper": None, "also": {}}
+    for verdict, status in {"falls-short": 1, "claim-holds": 0, "reproduced": 0, "preliminary": 0, "no-claim": 0}.items():
+        monkeypatch.setattr(reproduce, "reproduce", lambda *a, verdict=verdict, **k: base | {"verdict": verdict})
+        monkeypatch.setattr(reproduce, "context", lambda domains: None)
+        assert cli.main(DOMAIN, ["reproduce", "auto", "--json", str(tmp_path / "r.json")]) == status
+        assert json.loads((tmp_path / "r.json").read_text())["verdict"] == verdict
+        assert f"verdict: {verdict}" in capsys.readouterr().out
