@@ -3,10 +3,11 @@
 from typing import Literal
 
 import pytest
+from pydantic import PositiveInt, ValidationError
+
 from gen_core.harness import config as configs
 from gen_core.harness import recipes
 from gen_core.harness.errors import UsageError, nearest
-from pydantic import PositiveInt, ValidationError
 from toydomain.registry import DOMAIN
 
 
@@ -122,7 +123,9 @@ def test_arms_lay_a_baseline_of_the_same_method_over_the_recipe_and_let_others_s
     assert (arms["untrained"].method, arms["untrained"].train) == ("auto", False)
 
 
-@pytest.mark.parametrize(("target", "message"), [("aut", "nearest: auto"), ("auto/x", "recipe of auto"), ("raw", "no recipes")])
+@pytest.mark.parametrize(
+    ("target", "message"), [("aut", "nearest: auto"), ("auto/x", "recipe of auto"), ("raw", "no recipes")]
+)
 def test_unknown_targets(target, message):
     with pytest.raises(UsageError, match=message):
         recipes.load(DOMAIN, target)

@@ -5,7 +5,8 @@ import multiprocessing
 import shutil
 
 import pytest
-from gen_core.harness import cli, records, recipes, reproduce
+
+from gen_core.harness import cli, recipes, records, reproduce
 from gen_core.harness.errors import UsageError
 from toydomain.registry import DOMAIN
 
@@ -109,7 +110,7 @@ def test_a_cell_that_was_killed_in_training_goes_on_from_its_checkpoint(toy, tmp
 def test_two_shards_on_one_folder_make_the_record_of_one_run(finished, toy, tmp_path):
     from toydomain import child
 
-    out, record, _ = finished
+    _, record, _ = finished
     arguments = [["reproduce", "auto", "--out", str(tmp_path), "--shard", f"{i}/2"] for i in (1, 2)]
     context = multiprocessing.get_context("forkserver")
     logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
@@ -177,7 +178,13 @@ def test_reinforcement_learning_needs_forty_seeds():
 def test_exit_status_is_one_for_falls_short_alone(monkeypatch, tmp_path, capsys):
     base = {"method": "auto", "recipe": "rows", "dataset": "rows", "metric": "m", "unit": "u", "values": [1.0]}
     base |= {"baselines": {}, "claim_against": None, "paper": None, "also": {}}
-    for verdict, status in {"falls-short": 1, "claim-holds": 0, "reproduced": 0, "preliminary": 0, "no-claim": 0}.items():
+    for verdict, status in {
+        "falls-short": 1,
+        "claim-holds": 0,
+        "reproduced": 0,
+        "preliminary": 0,
+        "no-claim": 0,
+    }.items():
         monkeypatch.setattr(reproduce, "reproduce", lambda *a, verdict=verdict, **k: base | {"verdict": verdict})
         monkeypatch.setattr(reproduce, "context", lambda domains: None)
         assert cli.main(DOMAIN, ["reproduce", "auto", "--json", str(tmp_path / "r.json")]) == status

@@ -62,7 +62,18 @@ def test_resume_of_a_finished_run_does_nothing(toy, straight):
 def test_control_c_keeps_the_checkpoint_says_how_to_go_on_and_exits_130(tmp_path):
     run = tmp_path / "run"
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from toydomain.registry import main; main()"
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), "train", "auto", "--out", str(run), "--epochs", "100000"]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        str(Path(__file__).parent),
+        "train",
+        "auto",
+        "--out",
+        str(run),
+        "--epochs",
+        "100000",
+    ]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "last.ckpt").exists():

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from gen_core.harness import cli
 from gen_core.harness.errors import UsageError
-from torch import nn
 from toydomain.auto import Auto
 from toydomain.data import load
 from toydomain.registry import DOMAIN
@@ -49,7 +50,9 @@ def test_a_run_folder_is_complete(run):
     card = (run / "README.md").read_text()
     assert "Citation: nobody" in card
     assert "Auto.load(" in card
-    assert json.loads((run / "environment.json").read_text())["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (
+        json.loads((run / "environment.json").read_text())["versions"]["torch"] == torch.__version__.partition("+")[0]
+    )
 
 
 def test_tensorboard_has_the_loss_of_each_step(run):
@@ -97,13 +100,15 @@ def test_the_users_own_network_takes_the_place_of_ours(tmp_path):
         def forward(self, x):
             return self.net(x).tanh()
 
-    model = Auto(Auto.Config(epochs=1), encoder=Squeeze()).fit(load("rows"), out=tmp_path / "r", accelerator="cpu", progress=False)
+    model = Auto(Auto.Config(epochs=1), encoder=Squeeze()).fit(
+        load("rows"), out=tmp_path / "r", accelerator="cpu", progress=False
+    )
     z = model.embed(load("rows"))
     assert z.abs().max() <= 1
     with pytest.raises(UsageError, match="give it again"):
         Auto.load(tmp_path / "r")
     assert torch.equal(Auto.load(tmp_path / "r", encoder=Squeeze()).embed(load("rows")), z)
-    with pytest.raises(UsageError, match="unknown part of Auto 'coder'; nearest: encoder, decoder|unknown part of Auto 'coder'"):
+    with pytest.raises(UsageError, match="unknown part of Auto 'coder'; nearest: "):
         Auto(coder=Squeeze())
 
 
@@ -114,7 +119,9 @@ def test_fit_never_overwrites_a_run(run):
 
 def test_same_seed_same_bits_other_seed_other_bits():
     rows = load("rows")
-    a, b, c = (Auto(Auto.Config(epochs=2)).fit(rows, seed=s, accelerator="cpu", progress=False).embed(rows) for s in (3, 3, 4))
+    a, b, c = (
+        Auto(Auto.Config(epochs=2)).fit(rows, seed=s, accelerator="cpu", progress=False).embed(rows) for s in (3, 3, 4)
+    )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -199,7 +206,10 @@ def test_a_run_folder_is_never_overwritten(run, there, capsys):
     [
         (lambda run: os.truncate(run / "model.safetensors", 40), "is damaged"),
         (lambda run: (run / "model.safetensors").unlink(), "training did not end"),
-        (lambda run: (run / "config.toml").write_text((run / "config.toml").read_text().replace(":Auto", ":Other")), "holds a"),
+        (
+            lambda run: (run / "config.toml").write_text((run / "config.toml").read_text().replace(":Auto", ":Other")),
+            "holds a",
+        ),
         (lambda run: (run / "config.toml").write_text("a = "), "not valid TOML"),
     ],
 )

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import torch
-from gen_core.harness.config import Config as Base
-from gen_core.harness.fitting import loader
-from gen_core.harness.method import Method
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
+from gen_core.harness.config import Config as Base
+from gen_core.harness.fitting import loader
+from gen_core.harness.method import Method
 from toydomain import data
 
 

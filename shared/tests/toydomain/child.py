@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from gen_core.harness import cli, reproduce, runs
-
 from toydomain.registry import DOMAIN
 
 

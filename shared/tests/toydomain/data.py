@@ -1,12 +1,12 @@
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from gen_core.harness.data import missing, root
 from gen_core.harness.errors import UsageError, nearest
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def load(name: str) -> Table:
     if name == "unlabelled":
         return Table(load("rows").x, None)
     if name != "rows":
-        if os.path.exists(name):
+        if Path(name).exists():
             return Table(torch.tensor([[float(v) for v in r.split(",")] for r in Path(name).read_text().split()]), None)
         raise UsageError(nearest(name, ["rows", "absent"], "data set") + ", and no such path")
     generator = torch.Generator().manual_seed(0)

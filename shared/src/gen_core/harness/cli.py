@@ -5,6 +5,7 @@ flags, pydantic checks the values. Exit status: 0 done, 1 the claim falls short,
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -259,14 +260,14 @@ def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -
     cls = domain.method(method)
     shape = _with_data_options(domain, shape)
     base = _recipe_config(domain, verb, target, argv)
-    file = next((value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"), None)
-    file = file or next((word.partition("=")[2] for word in argv if word.startswith("--config=")), None)
+    file = _value(argv, "--config")
     below = base | (configs.read_toml(Path(file)) if file else {})
     start = configs.parse(cls.Config, below, file or f"recipe {target}")
     combined = dataclasses.make_dataclass(
         shape.__name__,
         [("fields_", Annotated[FlagConversionOff[cls.Config], arg(name="")], field(default_factory=lambda: start))],
         bases=(shape,),
+        kw_only=True,
     )
     combined.__doc__ = f"{shape.__doc__}\n\n{(cls.__doc__ or '').strip()}"
     try:
@@ -278,13 +279,19 @@ def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -
     return method, options, overrides
 
 
+def _value(argv: list[str], flag: str) -> str | None:
+    """What a flag is set to, before its parser can be made."""
+    spaced = (value for word, value in itertools.pairwise(argv) if word == flag)
+    joined = (word.removeprefix(flag + "=") for word in argv if word.startswith(flag + "="))
+    return next(itertools.chain(spaced, joined), None)
+
+
 def _with_data_options(domain: Domain, shape: Any) -> Any:
     if shape is not Train or not domain.data_options:
         return shape
-    extra = [
-        (name, Annotated[Path | None, arg(help=text)], field(default=None)) for name, text in domain.data_options.items()
-    ]
-    made = dataclasses.make_dataclass(shape.__name__, extra, bases=(shape,))
+    options = domain.data_options.items()
+    extra = [(name, Annotated[Path | None, arg(help=text)], field(default=None)) for name, text in options]
+    made = dataclasses.make_dataclass(shape.__name__, extra, bases=(shape,), kw_only=True)
     made.__doc__ = shape.__doc__
     return made
 
@@ -304,9 +311,7 @@ def _recipe_of(domain: Domain, target: str, data: str | None) -> tuple[str, reci
 def _recipe_config(domain: Domain, verb: str, target: str, argv: list[str]) -> dict[str, Any]:
     if verb == "reproduce":
         return recipes.load(domain, target)[1].config
-    data = next((value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--data"), None)
-    data = data or next((word.partition("=")[2] for word in argv if word.startswith("--data=")), None)
-    found = _recipe_of(domain, target, data)
+    found = _recipe_of(domain, target, _value(argv, "--data"))
     return found[1].config if found else {}
 
 
@@ -411,18 +416,17 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
 
     started = time.monotonic()
     run = runs.Run(None, data, header["seed"])
-    engine = dict(header["engine"])
-    fit = {"accelerator": engine["device"], "devices": engine["devices"], "precision": engine["precision"]}
+    fit = {"accelerator" if key == "device" else key: value for key, value in header["engine"].items()}
+    fit.pop("threads", None)
     try:
-        runs.execute(
-            domain, header["method"], header["config"], run, train=True, out=out, resume=True, logger=engine["logger"], **fit
-        )
+        runs.execute(domain, header["method"], header["config"], run, train=True, out=out, resume=True, **fit)
         run.model.save(out)
         metrics = runs.finish(domain, out, run, recipes.Protocol(**header["protocol"]), started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None
     except OSError as error:
-        raise UsageError(f"{out}: writing failed ({error}); go on with: {domain.command} train --resume {out}") from None
+        command = f"{domain.command} train --resume {out}"
+        raise UsageError(f"{out}: writing failed ({error}); go on with: {command}") from None
     for name, value in metrics.items():
         print(f"{name}: {value:.4f}")
     print(f"run folder: {out}\nnext:")

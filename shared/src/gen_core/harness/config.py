@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pydantic
 import tomlkit
@@ -57,7 +57,7 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
+        key: _without_none(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else value
         for key, value in values.items()
         if value is not None
     }

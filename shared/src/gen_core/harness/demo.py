@@ -4,7 +4,7 @@ import base64
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gen_core.harness import recipes, registry, report, reproduce, runs
 from gen_core.harness.errors import UsageError
@@ -118,15 +118,19 @@ def write_page(out: Path, domains: Mapping[str, registry.Domain], records: Mappi
             section |= {"note": about, "dataset": dataset, "seeds": len(record["values"])}
         sections.append(section)
     page = out / "index.html"
-    html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text).render(sections=sections)
-    page.write_text(html, encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    page.write_text(template.render(sections=sections), encoding="utf-8")
     return page
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(cast(Mapping[str, Any], value), f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 

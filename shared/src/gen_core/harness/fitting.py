@@ -1,4 +1,4 @@
-"""One fit by Lightning: seeds, order, checkpoints, metrics and progress such that a killed run goes on to the same bits.
+"""One fit by Lightning: seeds, order, checkpoints, metrics, progress; a killed run goes on to the same bits.
 
 Lightning restores neither random states nor the position in a shuffle, so both are derived: at the first batch of an
 epoch everything is seeded from (seed, epoch, rank), and the order comes from a sampler without state.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 LAST = Path("checkpoints") / "last.ckpt"
-LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger, "mlflow": MLFlowLogger, "wandb": WandbLogger}
+LOGGERS: dict[str, Any] = {
+    "tensorboard": TensorBoardLogger,
+    "csv": CSVLogger,
+    "mlflow": MLFlowLogger,
+    "wandb": WandbLogger,
+}
 
 
 def mix(*numbers: int) -> int:
@@ -54,7 +60,8 @@ class Shuffle(Sampler[int]):
         return self.n
 
     def __iter__(self) -> Iterator[int]:
-        return iter(torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed)).tolist())
+        order: Any = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
+        return iter(order.tolist())
 
 
 class Rows(Dataset[tuple[Tensor, ...]]):
@@ -120,13 +127,13 @@ class EpochEnd(Checkpoint):
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < done]
             temporary = self.metrics.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, self.metrics)
+            temporary.replace(self.metrics)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         temporary = self.path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            os.replace(temporary, self.path)
+            temporary.replace(self.path)
 
 
 class JsonLines(Logger):
@@ -240,7 +247,7 @@ def run(
         checkpoint = out / LAST if (out / LAST).exists() else None
         if checkpoint and not zipfile.is_zipfile(checkpoint):
             raise UsageError(f"{checkpoint} is truncated or no checkpoint; remove it to start again from step 0")
-    options = {
+    options: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
         "strategy": _strategy(accelerator, devices),
@@ -254,10 +261,11 @@ def run(
         "reload_dataloaders_every_n_epochs": 1,
         "default_root_dir": out or tempfile.gettempdir(),
     } | trainer
-    with _quiet():
+    with warnings.catch_warnings():
+        _quiet()
         try:
             engine = lightning.Trainer(**options)
-        except (lightning.pytorch.utilities.exceptions.MisconfigurationException, RuntimeError, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise UsageError(f"device {accelerator!r}, devices {devices!r}: {error}") from None
         try:
             engine.fit(model, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
@@ -269,13 +277,9 @@ def run(
         weights.save(model, out)
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used like its base
+def _quiet() -> None:
     """Hide Lightning's advice on loaders, loggers and hardware; errors and other warnings stay."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        return entered
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

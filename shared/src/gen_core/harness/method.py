@@ -19,6 +19,10 @@ from gen_core.harness.errors import UsageError, nearest
 Spec = Mapping[str, Any]
 
 
+def _itself(data: Any) -> Any:
+    return data
+
+
 class Method(lightning.LightningModule):
     """Base class: networks are built from the data's sizes, or given: `SimCLR(encoder=net)`.
 
@@ -28,7 +32,7 @@ class Method(lightning.LightningModule):
     Config: ClassVar[type[configs.Config]]
     measure: ClassVar[Callable[[Any], Spec]]
     """The domain's `data.spec`: the sizes that `build` needs."""
-    inputs: ClassVar[Callable[[Any], Tensor]] = staticmethod(lambda data: data)
+    inputs: ClassVar[Callable[[Any], Any]] = staticmethod(_itself)
     """Data -> the tensor whose rows go through `forward` in `embed`."""
     revision: ClassVar[int] = 1
     """Raised when the method's numbers change: recorded results of other revisions are not reused."""
@@ -58,8 +62,8 @@ class Method(lightning.LightningModule):
     def prepare(self, spec: Spec, seed: int = 0) -> None:
         """Build the networks that were not given, once, from the data's sizes, seeded."""
         if self.spec is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+                torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
                 self.build(spec)
             self.spec = dict(spec)
 
@@ -74,14 +78,16 @@ class Method(lightning.LightningModule):
         """Lightning epochs; a full-batch method counts virtual ones."""
         return int(self.config.epochs)
 
-    def fit(self, data: Any, *, seed: int = 0, out: str | Path | None = None, resume: bool = False, **trainer: Any) -> Self:
-        """Train on `data`; with `out`, keep metrics, checkpoints and weights there. `trainer` goes to lightning.Trainer.
+    def fit(
+        self, data: Any, *, seed: int = 0, out: str | Path | None = None, resume: bool = False, **trainer: Any
+    ) -> Self:
+        """Train on `data`; with `out`, keep metrics, checkpoints and weights there.
 
-        `resume=True` goes on from the last checkpoint in `out`.
+        `resume=True` goes on from the last checkpoint in `out`; `trainer` goes to lightning.Trainer.
         """
         from gen_core.harness import fitting
 
-        self.prepare(self.measure(data), seed)
+        self.prepare(type(self).measure(data), seed)
         self.fit_seed, self.training_data = seed, data
         try:
             fitting.run(self, Path(out) if out else None, resume=resume, **trainer)
@@ -99,7 +105,8 @@ class Method(lightning.LightningModule):
         """The representation of every row of `data`, (n, d), on the CPU; in evaluation mode, without gradient."""
         training = self.training
         self.eval()
-        rows = [self(batch.to(self.device)).cpu() for batch in self.inputs(data).split(batch_size)]
+        batches: list[Tensor] = type(self).inputs(data).split(batch_size)
+        rows = [self(batch.to(self.device)).cpu() for batch in batches]
         self.train(training)
         return torch.cat(rows)
 

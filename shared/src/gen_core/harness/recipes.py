@@ -1,4 +1,4 @@
-"""Recipes are data: `recipes/<method>.toml` in a domain's package holds what is run, against what, and the paper's number.
+"""Recipes are data: `recipes/<method>.toml` in a domain's package says what runs, against what, and the paper's number.
 
 The first table of a file is the method's default; it must need no network.
 """
@@ -109,9 +109,7 @@ def arms(recipe: Recipe, overrides: dict[str, Any] | None = None) -> dict[str, A
     """The method's own arm under its method's name, then the baselines; `overrides` lie over the method's config."""
     own = {**recipe.config, **(overrides or {})}
     found = {
-        recipe.method: Arm(
-            name=recipe.method, method=recipe.method, config=own, protocol=recipe.protocol, train=True
-        )
+        recipe.method: Arm(name=recipe.method, method=recipe.method, config=own, protocol=recipe.protocol, train=True)
     }
     for name, baseline in recipe.baselines.items():
         same = baseline.method in (None, recipe.method)

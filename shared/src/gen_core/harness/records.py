@@ -3,16 +3,23 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from gen_core.harness.recipes import Recipe
 from gen_core.harness.registry import Domain
 
+Kind = Literal["auto", "student-t", "bootstrap", "iqm"]
 Cells = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
 def build(
-    domain: Domain, name: str, recipe: Recipe, config: Mapping[str, Any], seeds: Sequence[int], cells: Cells, origin: Any
+    domain: Domain,
+    name: str,
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    seeds: Sequence[int],
+    cells: Cells,
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Assemble the record from finished cells; a seed counts where the method and the baseline both have it.
 
@@ -33,7 +40,8 @@ def build(
         values = metric(arm, recipe.metric, both)
         entry = compare(metric(recipe.method, recipe.metric, both), values, recipe.higher_is_better, domain.interval)
         baselines[arm] = {"values": values, **entry, "also": _also(cells, arm, both, recipe.metric)}
-    failed = [{"arm": arm, "seed": seed} for arm in (recipe.method, *recipe.baselines) for seed in seeds if (arm, seed) not in cells]
+    wanted = [(arm, seed) for arm in (recipe.method, *recipe.baselines) for seed in seeds]
+    failed = [{"arm": arm, "seed": seed} for arm, seed in wanted if (arm, seed) not in cells]
     record: dict[str, Any] = {
         "method": recipe.method,
         "recipe": name,
@@ -66,7 +74,7 @@ def _also(cells: Cells, arm: str, seeds: Sequence[int], metric: str) -> dict[str
     return {key: [cells[arm, seed]["metrics"][key] for seed in seeds] for key in names if key != metric}
 
 
-def compare(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool, kind: str) -> dict[str, Any]:
+def compare(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool, kind: Kind) -> dict[str, Any]:
     """Gain over a baseline on the same seeds, positive where the method is better, with its 95 % interval."""
     from gen_core.evaluation.stats import paired_interval
 

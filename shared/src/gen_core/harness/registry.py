@@ -1,12 +1,11 @@
-"""What a domain package announces: dotted names and one-line texts, so that `list` and `--help` import nothing heavy."""
+"""What a domain package announces: dotted names and short texts, so that `list` and `--help` import nothing heavy."""
 
 import importlib
 import importlib.metadata
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from gen_core.harness.errors import UsageError, nearest
 
@@ -41,7 +40,7 @@ class Domain:
     """Distributions whose versions are recorded beside torch and lightning."""
     claim_seeds: int = 5
     """Seeds that a claim needs."""
-    interval: str = "auto"
+    interval: Literal["auto", "student-t", "bootstrap", "iqm"] = "auto"
     """Kind of confidence interval, see gen_core.evaluation.stats."""
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MAP_POINTS = 1500  # t-SNE is quadratic here; more points take minutes and show no more
 
@@ -57,15 +58,17 @@ def curves(lines: Mapping[str, Sequence[tuple[int, float]]], out: Path, label: s
 
 
 def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> None:
-    """t-SNE of embeddings (n, d), coloured by class where there are labels; at most 1,500 rows, chosen with a fixed seed."""
-    from sklearn.manifold import TSNE
+    """t-SNE of embeddings (n, d), coloured by class where labelled; at most 1,500 rows, chosen with a fixed seed."""
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE  # pyright: ignore
 
     rows = np.asarray(z, dtype=np.float32)
     if len(rows) < 5:
         return
     chosen = np.random.default_rng(0).permutation(len(rows))[:MAP_POINTS]
     perplexity = min(30.0, (len(chosen) - 1) / 3)
-    flat: Any = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(rows[chosen])
+    tsne: Any = TSNE(init="pca", perplexity=perplexity, random_state=0)
+    flat: NDArray[np.float32] = tsne.fit_transform(rows[chosen])
     figure, axes = _axes(5.4, 4.4)
     if labels is None:
         axes.scatter(*flat.T, s=7, linewidths=0)
@@ -76,8 +79,6 @@ def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> Non
         for colour, (kind, name) in enumerate(zip(kinds, names, strict=True)):
             cmap = "tab10" if len(kinds) <= 10 else "tab20"
             points = flat[y == kind]
-            from matplotlib import colormaps
-
             axes.scatter(*points.T, s=7, linewidths=0, color=colormaps[cmap](colour % colormaps[cmap].N), label=name)
         if len(kinds) <= 20:
             axes.legend(markerscale=2.5, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

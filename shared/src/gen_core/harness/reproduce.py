@@ -5,12 +5,14 @@ A finished cell is never run again while what it depends on is unchanged; a cell
 
 import hashlib
 import json
+import math
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import shutil
 import signal
+import statistics
 import sys
 import time
 import traceback
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_core.harness import config as configs
-from gen_core.harness import records, recipes, runs
+from gen_core.harness import recipes, records, runs
 from gen_core.harness.errors import UsageError
 from gen_core.harness.recipes import Arm, Recipe
 from gen_core.harness.registry import Domain
@@ -68,7 +70,7 @@ class Job:
 
 
 def _limit(threads: int) -> None:
-    import threadpoolctl
+    import threadpoolctl  # pyright: ignore
     import torch
 
     torch.set_num_threads(threads)
@@ -125,7 +127,7 @@ def _draw(job: Job, run: runs.Run, work: Path) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     report.curve(work / "metrics.jsonl", partial / "loss.png")
     job.domain.module("protocols").figures(run, partial)
-    os.replace(partial, job.figures)
+    partial.replace(job.figures)
 
 
 def _reason(job: Job, code: int) -> str:
@@ -165,7 +167,8 @@ def _run_all(ctx: Any, jobs: Sequence[Job], parallel: int, say: Say) -> dict[tup
                     failed[job.arm.name, job.seed] = reason = _reason(job, process.exitcode)
                     say(f"{job.arm.name} seed {job.seed}: LOST, {reason}")
                 else:
-                    say(f"{job.arm.name} seed {job.seed}: done in {seconds:.1f} s; {len(waiting) + len(running)} cells left")
+                    left = len(waiting) + len(running)
+                    say(f"{job.arm.name} seed {job.seed}: done in {seconds:.1f} s; {left} cells left")
     finally:
         for process, _, _ in running.values():
             process.terminate()
@@ -232,8 +235,8 @@ def reproduce(
         raise UsageError(f"--out {out}: cannot be written ({error})") from None
 
     def job(arm: Arm, seed: int) -> Job:
-        shown = figures if figures and seed == chosen[0] and arm.name in (recipe.method, recipe.claim_against) else None
-        drawn = shown / f"{domain.name}-{arm.name}" if shown else None
+        drawn = figures if seed == chosen[0] and arm.name in (recipe.method, recipe.claim_against) else None
+        drawn = drawn / f"{domain.name}-{arm.name}" if drawn else None
         key = plan["keys"][arm.name]
         return Job(domain, arm, recipe.data, seed, key, folder, dict(options or {}), threads, drawn)
 
@@ -243,7 +246,8 @@ def reproduce(
     if recipe.minutes is not None:
         share = len(todo) / len(recipe.seeds) / len(arms) / jobs
         minutes = f"about {max(1, round(2 * recipe.minutes * share))} minutes"
-    say(f"{recipe.method}/{name}: {len(every)} cells ({len(arms)} arms x {len(chosen)} seeds), {len(todo)} to run here; {minutes}")
+    size = f"{len(every)} cells ({len(arms)} arms x {len(chosen)} seeds)"
+    say(f"{recipe.method}/{name}: {size}, {len(todo)} to run here; {minutes}")
     reasons = _run_all(ctx, todo, jobs, say)
     cells = {(cell.arm.name, cell.seed): found for cell in every if (found := cell.read())}
     if len(cells) < len(every) and count > 1:
@@ -264,8 +268,6 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
     Equal to 1e-6 where hardware, versions and threads are the record's, else within three of its standard deviations.
     """
     import tempfile
-
-    import numpy as np
 
     try:
         record = json.loads(file.read_text())
@@ -291,9 +293,9 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
     elif domain.interval == "iqm":
         allowed, why = float("inf"), "other hardware or versions: must run and be finite"
     else:
-        spread = float(np.std(record["values"], ddof=1)) if len(record["values"]) > 1 else 0.0
+        spread = statistics.stdev(record["values"]) if len(record["values"]) > 1 else 0.0
         allowed, why = 3 * spread, "other hardware, versions or threads: 3 x the record's standard deviation"
-        wanted = float(np.mean(record["values"]))
-    holds = bool(np.isfinite(got)) and abs(got - wanted) <= allowed
+        wanted = statistics.fmean(record["values"])
+    holds = math.isfinite(got) and abs(got - wanted) <= allowed
     say(f"{method}/{record['recipe']} seed {seed}: recorded {wanted:.6f}, now {got:.6f}, allowed {allowed:.2g} ({why})")
     return holds

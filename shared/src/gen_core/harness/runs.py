@@ -33,13 +33,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write whole or not at all."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def create(folder: Path, header: dict[str, Any]) -> None:
     """Make a run folder; refuses one that exists and is not empty, and one that cannot be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder} exists and is not empty; choose another, or go on with: train --resume {folder}")
+        go_on = f"train --resume {folder}"
+        raise UsageError(f"--out {folder} exists and is not empty; choose another, or go on with: {go_on}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         configs.write_toml(folder / CONFIG, header)
@@ -79,7 +80,8 @@ def hardware() -> str:
 def versions(domain: Domain) -> dict[str, str]:
     """Python and the distributions that the numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "lightning", "numpy", "scipy", "scikit-learn", "gen-core", f"gen-{domain.name}", *domain.engines):
+    ours = ("gen-core", f"gen-{domain.name}")
+    for name in ("torch", "lightning", "numpy", "scipy", "scikit-learn", *ours, *domain.engines):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -145,9 +147,11 @@ def card(domain: Domain, folder: Path, header: dict[str, Any], metrics: dict[str
         f"# {header['method']} on {header['data']}\n\n{about}\n\n"
         f"## Results\nProtocol `{protocol}`, seed {header['seed']}.\n\n| metric | value |\n|---|---|\n{rows}\n\n"
         f"## Settings\n| field | value |\n|---|---|\n{settings}\n\n"
-        f"## Use\n```python\nfrom {module} import {name}\n\nmodel = {name}.load({str(folder)!r})\nz = model.embed(data)\n```\n"
+        f"## Use\n```python\nfrom {module} import {name}\n\n"
+        f"model = {name}.load({str(folder)!r})\nz = model.embed(data)\n```\n"
         f"`{domain.command} evaluate {folder}`, `{domain.command} embed {folder} --data D --out z.npz`\n\n"
-        "## Limits\nTrained on the data named above and evaluated on its own test part; nothing is known of other data. "
-        "The weights are in `model.safetensors`, how to repeat the run in `config.toml`, the machine in `environment.json`.\n",
+        "## Limits\nTrained on the data named above and evaluated on its own test part; other data is unknown.\n"
+        "The weights are in `model.safetensors`, how to repeat the run in `config.toml`, the machine in "
+        "`environment.json`.\n",
         encoding="utf-8",
     )

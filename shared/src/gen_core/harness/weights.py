@@ -1,6 +1,5 @@
 """A model on disk: `model.safetensors` and `config.toml`, written whole or not at all, read without pickle."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,11 +34,11 @@ def save(model: "Method", folder: Path) -> None:
     header |= {"config": model.config.model_dump(), "spec": dict(spec)}
     temporary = path.with_suffix(".tmp")
     configs.write_toml(temporary, header)
-    os.replace(temporary, path)
+    temporary.replace(path)
     temporary = folder / (WEIGHTS + ".tmp")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    safetensors.torch.save_file(tensors, temporary)  # pyright: ignore[reportUnknownMemberType]
+    temporary.replace(folder / WEIGHTS)
 
 
 def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
@@ -62,7 +61,7 @@ def restore(model: "Method", folder: Path) -> None:
     """Put the saved weights into a prepared model."""
     path = folder / WEIGHTS
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(safetensors.torch.load_file(path))  # pyright: ignore[reportUnknownMemberType]
     except FileNotFoundError:
         raise UsageError(f"{folder} has no {WEIGHTS}: its training did not end; go on with train --resume") from None
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
