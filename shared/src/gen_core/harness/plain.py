@@ -15,7 +15,7 @@ class Plain:
     revision: ClassVar[int] = 1
 
     def __init__(self, config: configs.Config | None = None) -> None:
-        self.config = config or self.Config()
+        self.config: Any = config or self.Config()
 
     def fit(self, data: Any, *, seed: int = 0, out: Path | None = None, **_: Any) -> Self:
         return self
