@@ -87,10 +87,8 @@ def page(found: list[dict[str, Any]]) -> str:
         lines += [f"{citation(r['domain'], r['method'])}", ""]
         options = ", ".join(f"{key} {value}" for key, value in r["protocol"].items() if key != "name")
         protocol = r["protocol"]["name"] + (f" ({options})" if options else "")
-        lines += [
-            f"Data `{r['dataset']}`, protocol `{protocol}`, {r['metric']} in {r['unit']}, seeds {r['seeds']}. {r['note']}".strip(),
-            "",
-        ]
+        setting = f"Data `{r['dataset']}`, protocol `{protocol}`, {r['metric']} in {r['unit']}, seeds {r['seeds']}."
+        lines += [f"{setting} {r['note']}".strip(), ""]
         lines += ["| arm | " + r["metric"] + " | gain of the method [95 %] | also |", "|---|---|---|---|"]
         also = "; ".join(f"{key} {summarise(values)}" for key, values in r["also"].items())
         lines.append(f"| **{r['method']}** | {summarise(r['values'])} | | {also} |")
@@ -102,9 +100,10 @@ def page(found: list[dict[str, Any]]) -> str:
             lines.append(f"| paper | {paper(r)} | | {r['paper']['source']} |")
         minutes = r["seconds"] / 60
         where = f"{r['hardware']}, {r['threads']} thread(s) a cell"
+        again = f"gen-{r['domain']} reproduce {r['method']}/{r['recipe']}"
         lines += [
             "",
-            f"Verdict: `{r['verdict']}`. {minutes:.1f} minutes of computing on {where}. Again: `gen-{r['domain']} reproduce {r['method']}/{r['recipe']}`.",
+            f"Verdict: `{r['verdict']}`. {minutes:.1f} minutes of computing on {where}. Again: `{again}`.",
             "",
         ]
     return "\n".join(lines)

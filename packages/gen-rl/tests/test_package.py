@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from gen_core.harness.cli import main
 from gen_rl.registry import DOMAIN
 

@@ -5,10 +5,12 @@ flags, pydantic checks the values. Exit status: 0 done, 1 the claim falls short,
 """
 
 import dataclasses
+import inspect
 import itertools
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +187,7 @@ def gen() -> None:
 
 def run(domain: Domain) -> None:
     """Entry point of `gen-X`."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # torch_geometric's import
     sys.exit(main(domain, sys.argv[1:]))
 
 
@@ -237,6 +240,8 @@ def _nothing() -> int:
 
 
 def _parse(prog: str, shape: Any, argv: list[str]) -> Any:
+    if {"-h", "--help"} & set(argv):
+        argv = ["--help"]  # alone, since tyro leaves out of the help what was given beside it
     return tyro.cli(shape, prog=prog, description=shape.__doc__, args=argv)
 
 
@@ -269,7 +274,7 @@ def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -
         bases=(shape,),
         kw_only=True,
     )
-    combined.__doc__ = f"{shape.__doc__}\n\n{(cls.__doc__ or '').strip()}"
+    combined.__doc__ = f"{shape.__doc__}\n\n{inspect.getdoc(cls) or ''}"
     try:
         options = _parse(prog, combined, argv)
     except pydantic.ValidationError as error:

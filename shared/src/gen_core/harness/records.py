@@ -19,15 +19,13 @@ def build(
     config: Mapping[str, Any],
     seeds: Sequence[int],
     cells: Cells,
-    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Assemble the record from finished cells; a seed counts where the method and the baseline both have it.
 
     Args:
         name: the recipe's name, as recorded.
         config: the method's whole resolved config.
-        cells: (arm, seed) -> what that cell wrote.
-        origin: hardware, threads, versions, commit of the machine that ran them.
+        cells: (arm, seed) -> what that cell wrote; its machine, versions and commit become the record's.
     """
 
     def metric(arm: str, key: str, chosen: Sequence[int]) -> list[float]:
@@ -61,7 +59,8 @@ def build(
         "config": dict(config),
         "seconds": round(sum(cell["seconds"] for cell in cells.values()), 1),
         "note": recipe.note,
-        **origin,
+        "hardware": "; ".join(sorted({cell["hardware"] for cell in cells.values()})),
+        **{key: next((cell[key] for cell in cells.values()), None) for key in ("threads", "versions", "commit")},
     }
     if failed:
         record["failed"] = failed

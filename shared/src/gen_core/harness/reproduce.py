@@ -78,7 +78,7 @@ def _limit(threads: int) -> None:
 
 
 def _plan(domain: Domain, arms: Sequence[Arm], data: str) -> dict[str, Any]:
-    """The arms' resolved configs, their keys, and where this runs. A key covers all that a cell's numbers depend on."""
+    """The arms' resolved configs and their keys. A key covers all that a cell's numbers depend on."""
     checksum = domain.module("data").checksum(domain.load_data(data))
     plan: dict[str, Any] = {"configs": {}, "keys": {}}
     for arm in arms:
@@ -87,7 +87,6 @@ def _plan(domain: Domain, arms: Sequence[Arm], data: str) -> dict[str, Any]:
         facts = [arm.method, resolved, arm.train, arm.protocol.model_dump(), checksum, cls.revision, REVISION]
         plan["configs"][arm.name] = resolved
         plan["keys"][arm.name] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    plan["origin"] = {"hardware": runs.hardware(), "versions": runs.versions(domain), "commit": runs.commit()}
     return plan
 
 
@@ -107,7 +106,8 @@ def _cell(job: Job) -> None:
         if job.figures:
             _draw(job, run, work)
         cell = {"key": job.key, "arm": job.arm.name, "seed": job.seed, "metrics": metrics}
-        runs.write_json(job.path, cell | {"seconds": round(time.monotonic() - started, 2), "threads": job.threads})
+        cell |= {"seconds": round(time.monotonic() - started, 2), **runs.origin(job.domain, job.threads)}
+        runs.write_json(job.path, cell)
         shutil.rmtree(work, ignore_errors=True)
         job.log.unlink(missing_ok=True)
     except UsageError as error:
@@ -254,8 +254,7 @@ def reproduce(
         say(f"{len(cells)} of {len(every)} cells are finished; the shard that ends last writes the record")
         return None
     config = plan["configs"][recipe.method]
-    origin = {"threads": threads, **plan["origin"]}
-    record = records.build(domain, name, recipe, config, chosen, cells, origin)
+    record = records.build(domain, name, recipe, config, chosen, cells)
     for entry in record.get("failed", ()):
         entry["reason"] = reasons.get((entry["arm"], entry["seed"]), "not run")
     runs.write_json(home / f"{name}.json", record)
@@ -286,8 +285,7 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
     if cell is None:
         raise RuntimeError(f"the cell failed: {next(iter(failed.values()), 'no reason known')}")
     got = cell["metrics"][record["metric"]]
-    origin = {"threads": threads or record["threads"], **plan["origin"]}
-    same = all(origin[key] == record[key] for key in ("hardware", "versions", "threads"))
+    same = all(cell[key] == record[key] for key in ("hardware", "versions", "threads"))
     if same:
         allowed, why = 1e-6 * max(1.0, abs(wanted)), "same hardware, versions and threads: 1e-6"
     elif domain.interval == "iqm":

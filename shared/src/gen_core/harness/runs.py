@@ -99,6 +99,11 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def origin(domain: Domain, threads: int | None) -> dict[str, Any]:
+    """What numbers depend on beside config, data and seed."""
+    return {"hardware": hardware(), "threads": threads, "versions": versions(domain), "commit": commit()}
+
+
 def execute(domain: Domain, method: str, config: dict[str, Any], run: Run, *, train: bool, **fit: Any) -> None:
     """Build the method and train it on the run's data; `train=False` stops after building."""
     cls = domain.method(method)
@@ -119,7 +124,7 @@ def finish(domain: Domain, folder: Path, run: Run, protocol: Protocol, started: 
     from gen_core.harness import report
 
     header = read_header(folder)
-    write_json(folder / "environment.json", {"hardware": hardware(), "versions": versions(domain), "commit": commit()})
+    write_json(folder / "environment.json", origin(domain, header["engine"].get("threads")))
     try:
         metrics = evaluate(domain, protocol, run)
     except LabelsMissing as error:

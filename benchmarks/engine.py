@@ -1,0 +1,100 @@
+"""What the engine costs: a method's step under Lightning, with its log and checkpoints, against the same step in a bare loop.
+
+    python benchmarks/engine.py            prints a table; one thread, both sides alternate in one process
+
+The bare loop does the same arithmetic: same batches, augmentation, loss, backward pass, optimiser, schedule. It writes nothing.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from gen_core.harness.fitting import Callback, mix
+from gen_graph import DGI
+from gen_graph.data import load as load_graph
+from gen_vision import SimCLR
+from gen_vision.data import load as load_images
+
+
+class Clock(Callback):
+    """Seconds of each epoch's batches and of its end: training steps, logging and the checkpoint."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.starts.append(time.perf_counter())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps += 1
+
+    def on_train_end(self, *_: Any) -> None:
+        self.starts.append(time.perf_counter())
+
+
+def engine(model: Any, data: Any) -> list[float]:
+    """Milliseconds a step, one number an epoch but the first."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as out:
+        model.fit(data, out=f"{out}/run", accelerator="cpu", progress=False, callbacks=[clock])
+    steps = clock.steps / (len(clock.starts) - 1)
+    ends = zip(clock.starts[1:-1], clock.starts[2:], strict=True)
+    return [1000 * (end - start) / steps for start, end in ends]
+
+
+def bare(model: Any, data: Any) -> list[float]:
+    """The same without an engine."""
+    model.prepare(type(model).measure(data))
+    model.training_data, model.log = data, lambda *_, **__: None
+    model._trainer = SimpleNamespace(world_size=1, should_stop=False, current_epoch=0)
+    model.setup("fit")
+    made = model.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    schedule = made["lr_scheduler"]["scheduler"] if isinstance(made, dict) else None
+    times = []
+    for epoch in range(model.max_epochs):
+        start, steps = time.perf_counter(), 0
+        for batch in model.batches(data, mix(0, epoch)):
+            loss = model.training_step(batch, 0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            steps += 1
+        times.append(1000 * (time.perf_counter() - start) / steps)
+    return times[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cora", action="store_true", help="also DGI on Cora at 512 dimensions (needs GEN_DATA)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases: list[tuple[str, Any, Any]] = [
+        ("SimCLR, digits, batch 256", lambda: SimCLR(SimCLR.Config(epochs=5)), load_images("digits")),
+        ("DGI, csbm, 128-d", lambda: DGI(DGI.Config(hidden=128, epochs=200, patience=10_000)), load_graph("csbm")),
+    ]
+    if options.cora:
+        cora = load_graph("cora")
+        cases.append(("DGI, Cora, 512-d", lambda: DGI(DGI.Config(epochs=150, patience=10_000)), cora))
+    print(f"{'step':28} {'bare ms':>9} {'engine ms':>10} {'ratio':>6} {'difference ms':>14}")
+    for name, make, data in cases:
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(options.rounds):
+            theirs += bare(make(), data)
+            ours += engine(make(), data)
+        a, b = statistics.median(theirs), statistics.median(ours)
+        print(f"{name:28} {a:9.2f} {b:10.2f} {b / a:6.2f} {b - a:14.2f}")
+
+
+if __name__ == "__main__":
+    main()
