@@ -1,8 +1,9 @@
-"""What the engine costs: a method's step under Lightning, with its log and checkpoints, against the same step in a bare loop.
+"""What the engine costs: a method's step under Lightning, with its log and checkpoints, against a bare loop.
 
     python benchmarks/engine.py            prints a table; one thread, both sides alternate in one process
 
-The bare loop does the same arithmetic: same batches, augmentation, loss, backward pass, optimiser, schedule. It writes nothing.
+The bare loop does the same arithmetic: same batches, augmentation, loss, backward pass, optimiser, schedule. It writes
+nothing.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
 from gen_core.harness.fitting import Callback, mix
 from gen_graph import DGI
 from gen_graph.data import load as load_graph

@@ -10,8 +10,8 @@ import pytest
 from gen_core.harness.cli import main
 from gen_rec.registry import DOMAIN
 
-FOREIGN = ['torchvision', 'torch_geometric', 'gymnasium', 'stable_baselines3']
-HEAVY = ['recbole', 'torch', 'lightning', 'pandas']
+FOREIGN = ["torchvision", "torch_geometric", "gymnasium", "stable_baselines3"]
+HEAVY = ["recbole", "torch", "lightning", "pandas"]
 
 
 @pytest.mark.skipif("GEN_ISOLATED" not in os.environ, reason="only true in the package's own environment")
@@ -38,5 +38,5 @@ def test_a_method_that_is_not_there_is_wrong_use(words, capsys):
 
 
 def test_dependencies_of_the_domain_import():
-    for library in ['torch', 'lightning', 'pandas']:
+    for library in ["torch", "lightning", "pandas"]:
         assert importlib.util.find_spec(library) is not None

@@ -10,8 +10,8 @@ import pytest
 from gen_core.harness.cli import main
 from gen_rl.registry import DOMAIN
 
-FOREIGN = ['torchvision', 'torch_geometric', 'recbole', 'lightning']
-HEAVY = ['gymnasium', 'stable_baselines3', 'torch', 'dm_control', 'ale_py']
+FOREIGN = ["torchvision", "torch_geometric", "recbole", "lightning"]
+HEAVY = ["gymnasium", "stable_baselines3", "torch", "dm_control", "ale_py"]
 
 
 @pytest.mark.skipif("GEN_ISOLATED" not in os.environ, reason="only true in the package's own environment")
@@ -38,5 +38,5 @@ def test_a_method_that_is_not_there_is_wrong_use(words, capsys):
 
 
 def test_dependencies_of_the_domain_import():
-    for library in ['gymnasium', 'stable_baselines3', 'torch', 'dm_control', 'ale_py']:
+    for library in ["gymnasium", "stable_baselines3", "torch", "dm_control", "ale_py"]:
         assert importlib.util.find_spec(library) is not None

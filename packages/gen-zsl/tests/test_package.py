@@ -10,8 +10,8 @@ import pytest
 from gen_core.harness.cli import main
 from gen_zsl.registry import DOMAIN
 
-FOREIGN = ['torchvision', 'torch_geometric', 'gymnasium', 'stable_baselines3', 'recbole']
-HEAVY = ['torch', 'lightning', 'sklearn']
+FOREIGN = ["torchvision", "torch_geometric", "gymnasium", "stable_baselines3", "recbole"]
+HEAVY = ["torch", "lightning", "sklearn"]
 
 
 @pytest.mark.skipif("GEN_ISOLATED" not in os.environ, reason="only true in the package's own environment")
@@ -38,5 +38,5 @@ def test_a_method_that_is_not_there_is_wrong_use(words, capsys):
 
 
 def test_dependencies_of_the_domain_import():
-    for library in ['torch', 'lightning', 'sklearn']:
+    for library in ["torch", "lightning", "sklearn"]:
         assert importlib.util.find_spec(library) is not None

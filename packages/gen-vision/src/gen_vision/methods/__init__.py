@@ -1,0 +1,1 @@
+"""One file a method; the folders are families for the eye."""

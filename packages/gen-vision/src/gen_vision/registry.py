@@ -1,0 +1,40 @@
+"""What gen-vision announces: methods by dotted name and data sets in one line each. Imports nothing heavy."""
+
+from gen_core.harness.registry import Dataset, Domain
+
+_MNIST = (
+    "Fetch it once with torchvision: torchvision.datasets.MNIST(root='$GEN_DATA/mnist', download=True), "
+    "or place the four uncompressed IDX files in mnist/MNIST/raw."
+)
+_CIFAR10 = (
+    "Fetch it once with torchvision: torchvision.datasets.CIFAR10(root='$GEN_DATA/cifar10', download=True), "
+    "or place the python version's files in cifar10/cifar-10-batches-py."
+)
+
+DOMAIN = Domain(
+    name="vision",
+    package="gen_vision",
+    summary="Contrastive and self-supervised learning of images",
+    methods={
+        "simclr": "gen_vision.methods.contrastive.simclr:SimCLR",
+        "raw-pixels": "gen_vision.methods.baselines.raw:RawPixels",
+        "supervised": "gen_vision.methods.baselines.supervised:Supervised",
+    },
+    datasets={
+        "digits": Dataset("scikit-learn's digits: 1,352 + 445 grey images of 8 x 8, 10 classes", embedded=True),
+        "mnist": Dataset("MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 classes", path="mnist", how=_MNIST),
+        "mnist-10k": Dataset("MNIST, the first 10,000 training and all test images", path="mnist", how=_MNIST),
+        "cifar10": Dataset("CIFAR-10: 50,000 + 10,000 RGB images of 32 x 32, 10 classes", path="cifar10", how=_CIFAR10),
+        "cifar10-4k": Dataset("CIFAR-10, the first 4,000 training, 2,000 test images", path="cifar10", how=_CIFAR10),
+    },
+    demo="simclr/digits",
+    protocol_default="knn",
+    engines=("torchvision", "kornia"),
+)
+
+
+def main() -> None:
+    """The command `gen-vision`."""
+    from gen_core.harness.cli import run
+
+    run(DOMAIN)
