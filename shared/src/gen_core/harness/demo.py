@@ -10,7 +10,7 @@ from gen_core.harness import recipes, registry, report, reproduce, runs
 from gen_core.harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from gen_core.harness.cli import Compare, Demo
+    from gen_core.harness.options import Compare, Demo
 
 State = dict[str, dict[str, Any]]
 

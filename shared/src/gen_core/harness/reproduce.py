@@ -31,6 +31,7 @@ REVISION = 1  # raised when the core's numbers change: finished cells of other r
 WRONG_USE = 2  # exit status of a cell that met a UsageError
 
 Say = Callable[[str], None]
+Ended = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def context(domains: Sequence[Domain]) -> Any:
     return found
 
 
-def _run_all(ctx: Any, jobs: Sequence[Job], parallel: int, say: Say) -> dict[tuple[str, int], str]:
+def _run_all(
+    ctx: Any, jobs: Sequence[Job], parallel: int, say: Say, ended: Ended = lambda done, total: None
+) -> dict[tuple[str, int], str]:
     """Run cells, `parallel` at a time; returns the reasons of those that failed."""
     waiting, running, failed = list(jobs), dict[int, tuple[Any, Job, float]](), dict[tuple[str, int], str]()
     try:
@@ -160,15 +163,15 @@ def _run_all(ctx: Any, jobs: Sequence[Job], parallel: int, say: Say) -> dict[tup
             for sentinel in multiprocessing.connection.wait(list(running)):
                 process, job, started = running.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 process.join()
-                seconds = time.monotonic() - started
+                seconds, left = time.monotonic() - started, len(waiting) + len(running)
                 if process.exitcode == WRONG_USE:
                     raise UsageError(f"arm {job.arm.name}: " + job.log.read_text().strip())
                 if process.exitcode:
                     failed[job.arm.name, job.seed] = reason = _reason(job, process.exitcode)
                     say(f"{job.arm.name} seed {job.seed}: LOST, {reason}")
                 else:
-                    left = len(waiting) + len(running)
                     say(f"{job.arm.name} seed {job.seed}: done in {seconds:.1f} s; {left} cells left")
+                ended(len(jobs) - left, len(jobs))
     finally:
         for process, _, _ in running.values():
             process.terminate()
@@ -210,6 +213,7 @@ def reproduce(
     figures: Path | None = None,
     ctx: Any = None,
     say: Say = print,
+    ended: Ended = lambda done, total: None,
 ) -> dict[str, Any] | None:
     """Run what is not yet run; returns the record, or None while other shards still owe cells.
 
@@ -218,6 +222,7 @@ def reproduce(
         seeds: how many of the recipe's seeds; more than it names adds the next numbers.
         overrides: method config over the recipe's, for all arms of the method.
         figures: folder for the figures of the method and of the `claim_against` arm at the first seed.
+        say, ended: told what happens, and how many of the cells to run have ended.
     """
     name, recipe = recipes.load(domain, target)
     arms = recipes.arms(recipe, overrides)
@@ -245,10 +250,11 @@ def reproduce(
     minutes = "unknown length (not measured before)"
     if recipe.minutes is not None:
         share = len(todo) / len(recipe.seeds) / len(arms) / jobs
-        minutes = f"about {max(1, round(2 * recipe.minutes * share))} minutes"
+        whole = max(1, round(2 * recipe.minutes * share))
+        minutes = f"about {whole} minute{'s' if whole > 1 else ''}"
     size = f"{len(every)} cells ({len(arms)} arms x {len(chosen)} seeds)"
     say(f"{recipe.method}/{name}: {size}, {len(todo)} to run here; {minutes}")
-    reasons = _run_all(ctx, todo, jobs, say)
+    reasons = _run_all(ctx, todo, jobs, say, ended)
     cells = {(cell.arm.name, cell.seed): found for cell in every if (found := cell.read())}
     if len(cells) < len(every) and count > 1:
         say(f"{len(cells)} of {len(every)} cells are finished; the shard that ends last writes the record")

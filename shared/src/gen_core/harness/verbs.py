@@ -1,0 +1,257 @@
+"""What each verb does; the heavy imports stand where they are needed."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from gen_core.harness import config as configs
+from gen_core.harness import recipes
+from gen_core.harness.errors import UsageError, nearest
+from gen_core.harness.options import Data, Embed, Engine, Evaluate, List, ListAll
+from gen_core.harness.registry import Domain
+
+
+def recipe_of(domain: Domain, target: str, data: str | None) -> tuple[str, recipes.Recipe] | None:
+    """The recipe that `train` starts from: the named one; the first with that data; the first; none for own data."""
+    method, _, name = target.partition("/")
+    found = recipes.tables(domain, method)
+    if name or (data is None and found):
+        return recipes.load(domain, target)
+    for key, table in found.items():
+        if table.get("data") == data:
+            return recipes.load(domain, f"{method}/{key}")
+    return None
+
+
+def list_(domain: Domain, options: List | ListAll) -> int:
+    if options.check:
+        problems = recipes.check(domain)
+        print("\n".join(problems) or f"{domain.command}: every recipe is valid")
+        return 2 if problems else 0
+    methods = {name: list(recipes.tables(domain, name)) for name in domain.methods}
+    datasets = {name: data.summary for name, data in domain.datasets.items()}
+    if options.json:
+        print(json.dumps({"domain": domain.name, "summary": domain.summary, "methods": methods, "datasets": datasets}))
+        return 0
+    print(f"{domain.command}: {domain.summary}")
+    print("methods (recipes):")
+    for name, found in methods.items():
+        print(f"  {name:16} {', '.join(found) or '(a baseline)'}")
+    if not methods:
+        print("  none yet")
+    print("data sets:")
+    for name, summary in datasets.items():
+        print(f"  {name:16} {summary}{' [embedded]' if domain.datasets[name].embedded else ''}")
+    if not datasets:
+        print("  none yet")
+    return 0
+
+
+def data(domain: Domain, options: Data) -> int:
+    from gen_core.harness import data as files
+
+    if options.action == "list":
+        print(f"data root: {files.root()} (GEN_DATA)")
+        for name, info in domain.datasets.items():
+            where = "embedded" if info.embedded else f"{'present' if (files.root() / info.path).exists() else 'absent'}"
+            print(f"  {name:16} {where:9} {info.summary}" + ("" if where != "absent" else f"\n{'':20}{info.how}"))
+        return 0
+    if options.name not in domain.datasets:
+        raise UsageError(nearest(options.name, domain.datasets, "data set"))
+    found = domain.load_data(options.name)
+    print(f"{options.name} is ready: {dict(domain.module('data').spec(found))}")
+    return 0
+
+
+def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) -> int:
+    from gen_core.harness import runs
+
+    if options.resume:
+        return _resume(domain, options.resume, options.target)
+    options.apply()
+    found = recipe_of(domain, options.target, options.data)
+    name, recipe = found or (None, None)
+    data_name = options.data or (recipe.data if recipe else None)
+    if data_name is None:
+        raise UsageError(f"{method} has no recipe, so it needs --data; known: {', '.join(domain.datasets)}")
+    cls = domain.method(method)
+    config = configs.parse(cls.Config, (recipe.config if recipe else {}) | overrides, method)
+    extra = {key: str(path) for key in domain.data_options if (path := getattr(options, key))}
+    data = domain.load_data(data_name, **extra)
+    own = data_name not in domain.datasets
+    out = options.out or runs.free_name(Path("runs") / f"{method}-{Path(data_name).stem}-s{options.seed}")
+    protocol = recipe.protocol if recipe else recipes.Protocol(name=domain.protocol_default)
+    header = {
+        "domain": domain.name,
+        "method": method,
+        "class": domain.methods[method],
+        "recipe": name,
+        "data": str(Path(data_name).absolute()) if own else data_name,
+        "data_options": {key: str(Path(path).absolute()) for key, path in extra.items()},
+        "data_sha256": domain.module("data").checksum(data),
+        "seed": options.seed,
+        "protocol": protocol.model_dump(),
+        "engine": {key: getattr(options, key) for key in ("device", "devices", "threads", "precision", "logger")},
+        "config": config.model_dump(),
+    }
+    runs.create(out, header)
+    print(f"training {method} on {data_name} in {out}" + (f" (recipe {method}/{name})" if name else ""))
+    return _fit_and_finish(domain, out, data, header)
+
+
+def _resume(domain: Domain, folder: Path, target: str) -> int:
+    from gen_core.harness import runs
+
+    header = runs.read_header(folder)
+    if header.get("domain") != domain.name:
+        raise UsageError(f"{folder} is a run of gen-{header.get('domain')}, not of {domain.command}")
+    if target and target.partition("/")[0] != header["method"]:
+        raise UsageError(f"{folder} is a run of {header['method']}, not of {target}")
+    if (folder / runs.SUMMARY).exists():
+        print(f"{folder} is finished already; nothing to do")
+        return 0
+    Engine(**{key: value for key, value in header["engine"].items() if key != "logger"}).apply()
+    data = domain.load_data(header["data"], **header["data_options"])
+    if (found := domain.module("data").checksum(data)) != header["data_sha256"]:
+        raise UsageError(f"the data {header['data']} has changed since the run began (sha256 {found[:12]}...)")
+    kept = any((folder / name).exists() for name in ("checkpoints/last.ckpt", "model.safetensors"))
+    print(f"going on with {folder}" + ("" if kept else "; it has no checkpoint yet, so from step 0"))
+    return _fit_and_finish(domain, folder, data, header)
+
+
+def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]) -> int:
+    from gen_core.harness import runs
+
+    started = time.monotonic()
+    run = runs.Run(None, data, header["seed"])
+    fit = {"accelerator" if key == "device" else key: value for key, value in header["engine"].items()}
+    fit.pop("threads", None)
+    try:
+        runs.execute(domain, header["method"], header["config"], run, train=True, out=out, resume=True, **fit)
+        run.model.save(out)
+        metrics = runs.finish(domain, out, run, recipes.Protocol(**header["protocol"]), started)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None
+    except OSError as error:
+        command = f"{domain.command} train --resume {out}"
+        raise UsageError(f"{out}: writing failed ({error}); go on with: {command}") from None
+    for name, value in metrics.items():
+        print(f"{name}: {value:.4f}")
+    print(f"run folder: {out}\nnext:")
+    print(f"  {domain.command} evaluate {out}")
+    print(f"  {domain.command} embed {out} --data {header['data']} --out z.npz")
+    return 0
+
+
+def _open(domain: Domain, folder: Path, data: str | None) -> tuple[dict[str, Any], Any]:
+    """A run folder's header and its run: loaded model, its own data or other."""
+    from gen_core.harness import runs
+
+    header = runs.read_header(folder)
+    if header.get("domain") != domain.name:
+        raise UsageError(f"{folder} is a run of gen-{header.get('domain')}, not of {domain.command}")
+    model = domain.method(header["method"]).load(folder)
+    found = domain.load_data(data) if data else domain.load_data(header["data"], **header["data_options"])
+    return header, runs.Run(model, found, header["seed"])
+
+
+def _to_device(options: Engine, run: Any) -> None:
+    import torch
+
+    options.apply()
+    if options.device != "cpu" and isinstance(run.model, torch.nn.Module):
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        run.model.to(best if options.device == "auto" else options.device)
+
+
+def evaluate(domain: Domain, options: Evaluate) -> int:
+    from gen_core.harness import runs
+
+    header, run = _open(domain, options.run, None)
+    _to_device(options, run)
+    protocol = recipes.Protocol(**({"name": options.protocol} if options.protocol else header["protocol"]))
+    metrics = runs.evaluate(domain, protocol, run)
+    for name, value in metrics.items():
+        print(f"{name}: {value:.4f}")
+    return 0
+
+
+def embed(domain: Domain, options: Embed) -> int:
+    import numpy as np
+
+    header, run = _open(domain, options.run, options.data)
+    if not hasattr(run.model, "embed"):
+        raise UsageError(f"{header['method']} has no representation to write; gen-X list shows methods that have")
+    _to_device(options, run)
+    vectors = np.asarray(run.model.embed(run.data))
+    ids = np.array(domain.module("data").ids(run.data))
+    try:
+        with options.out.open("wb") as file:
+            np.savez(file, ids=ids, vectors=vectors)
+    except OSError as error:
+        raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
+    print(f"wrote {options.out}: ids {ids.shape}, vectors {vectors.shape}")
+    return 0
+
+
+@contextlib.contextmanager
+def _bar() -> Generator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """Plain lines, on a terminal above a progress bar of the cells."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console()
+    if not console.is_terminal:
+        yield lambda text: print(text, flush=True), lambda done, total: None
+        return
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("cells", total=None)
+        yield console.print, lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def reproduce(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) -> int:
+    from gen_core.harness import reproduce as running
+    from gen_core.harness import runs
+
+    if options.check:
+        return 0 if running.check(domain, options.check, threads=options.threads) else 1
+    for key in ("seeds", "jobs", "threads"):
+        value = getattr(options, key)
+        if value is not None and value < 1:
+            raise UsageError(f"--{key} {value}: must be at least 1")
+    try:
+        with _bar() as (say, ended):
+            record = running.reproduce(
+                domain, options.target, out=options.out, seeds=options.seeds, jobs=options.jobs, shard=options.shard,
+                threads=options.threads or 1, overrides=overrides, options={"accelerator": options.device},
+                say=say, ended=ended,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Run the same command again to go on; finished cells are kept.") from None
+    if record is None:
+        return 0
+    if options.json:
+        try:
+            runs.write_json(options.json, record)
+        except OSError as error:
+            raise UsageError(f"--json {options.json}: cannot be written ({error})") from None
+    from rich.console import Console
+
+    from gen_core.harness import report
+
+    Console().print(report.record_table(record))
+    for lost in record.get("failed", ()):
+        print(f"lost: {lost['arm']} seed {lost['seed']}: {lost['reason']}")
+    print(f"verdict: {record['verdict']}")
+    return 1 if record["verdict"] == "falls-short" else 0
