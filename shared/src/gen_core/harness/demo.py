@@ -19,11 +19,11 @@ def _table(state: State) -> Any:
     from rich.table import Table
 
     table = Table(title="gen demo: each domain's method against its own baseline", title_justify="left")
-    for column in ("domain", "method", "metric", "value", "baseline", "gain [95 %]", "verdict", "seconds"):
-        table.add_column(column)
+    for column in ("method", "value", "baseline", "gain [95 %]", "verdict", "s"):
+        table.add_column(column.replace("[", "\\["), overflow="fold")
     for name, row in state.items():
-        cells = [row.get(key, "") for key in ("method", "metric", "value", "baseline", "gain", "verdict", "seconds")]
-        table.add_row(name, *(str(cell) for cell in cells))
+        cells = [str(row.get(key, "")) for key in ("value", "baseline", "gain", "verdict", "seconds")]
+        table.add_row(f"{name}: {row['method']}", *(cell.replace("[", "\\[") for cell in cells))
     return table
 
 
@@ -31,8 +31,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     against = record["baselines"][record["claim_against"]]
     return {
         "method": f"{record['method']}/{record['recipe']}",
-        "metric": f"{record['metric']} ({record['unit']})",
-        "value": report.summarise(record["values"]),
+        "value": f"{report.summarise(record['values'])} {record['unit']} {record['metric']}",
         "baseline": f"{record['claim_against']}: {report.summarise(against['values'])}",
         "gain": report.gain(against),
         "verdict": record["verdict"],
@@ -112,10 +111,10 @@ def write_page(out: Path, domains: Mapping[str, registry.Domain], records: Mappi
                 for arm in (record["method"], record["claim_against"])
                 for path in sorted((out / "figures" / f"{name}-{arm}").glob("*.png"))
             ]
-            about = recipes.load(domain, f"{record['method']}/{record['recipe']}")[1].note
-            dataset = domain.datasets[record["dataset"]].summary
+            note = recipes.load(domain, f"{record['method']}/{record['recipe']}")[1].note
+            about = f"Data: {domain.datasets[record['dataset']].summary}." + (f" Setting: {note}." if note else "")
             section |= {"row": _row(record), "record": record, "figures": figures, "bars": _bars(record)}
-            section |= {"note": about, "dataset": dataset, "seeds": len(record["values"])}
+            section |= {"about": about, "seeds": len(record["values"])}
         sections.append(section)
     page = out / "index.html"
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)

@@ -83,6 +83,7 @@ def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> Non
         if len(kinds) <= 20:
             axes.legend(markerscale=2.5, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(xticks=[], yticks=[], title="t-SNE of the embeddings")
+    axes.spines[:].set_visible(False)
     figure.savefig(out, dpi=120)
 
 
