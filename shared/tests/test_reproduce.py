@@ -2,7 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +69,7 @@ def test_a_cell_of_another_revision_is_not_reused(finished, monkeypatch, tmp_pat
     out = shutil.copytree(finished[0], tmp_path / "copy")
     job_lines = []
     monkeypatch.setattr(reproduce, "REVISION", reproduce.REVISION + 1)
-    monkeypatch.setattr(reproduce, "_run_all", lambda ctx, jobs, parallel, say: job_lines.extend(jobs) or {})
+    monkeypatch.setattr(reproduce, "_run_all", lambda ctx, jobs, *_: job_lines.extend(jobs) or {})
     reproduce.reproduce(DOMAIN, "auto", out=out, seeds=1, say=lambda _: None)
     assert len(job_lines) == 3
 
@@ -190,3 +196,27 @@ def test_exit_status_is_one_for_falls_short_alone(monkeypatch, tmp_path, capsys)
         assert cli.main(DOMAIN, ["reproduce", "auto", "--json", str(tmp_path / "r.json")]) == status
         assert json.loads((tmp_path / "r.json").read_text())["verdict"] == verdict
         assert f"verdict: {verdict}" in capsys.readouterr().out
+
+
+def test_control_c_ends_all_cells_keeps_the_finished_and_exits_130(tmp_path):
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from toydomain.registry import main; main()"
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), "reproduce", "auto", "--out", str(tmp_path)]
+    words += ["--jobs", "2", "--epochs", "100000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, text=True, start_new_session=True, **pipes)
+    cells = tmp_path / "toy" / "auto" / "rows+epochs=100000.cells"
+    deadline = time.monotonic() + 120
+    while not list(cells.glob("auto-0-*.run/checkpoints/last.ckpt")) or not (cells / "raw-0.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and all that it started
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Run the same command again to go on; finished cells are kept." in errors
+    assert (cells / "raw-0.json").exists()
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)

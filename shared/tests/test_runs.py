@@ -262,19 +262,21 @@ def test_a_read_only_folder(toy, tmp_path):
         assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path):
-    """A limit on the size of files stands for the full disk: first too small for any checkpoint, then lifted."""
+@pytest.mark.parametrize(("limit", "epochs", "kept"), [(2_000, "2", False), (20_000, "300", True)])
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, limit, epochs, kept):
+    """A limit on the size of files stands for the full disk, then it is lifted: the first is too small for any
+    checkpoint, the second for the growing event file."""
 
     def small():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    words = ["train", "auto", "--out", "run", "--device", "cpu", "--epochs", "2"]
-    done = _start(words, small, tmp_path)
+    done = _start(["train", "auto", "--out", "run", "--device", "cpu", "--epochs", epochs], small, tmp_path)
     assert done.returncode == 2, done.stderr
     assert "writing failed" in done.stderr
+    assert "gen-toy train --resume run" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() == kept
     assert (tmp_path / "run" / "config.toml").exists()
     again = _start(["train", "--resume", "run"], None, tmp_path)
     assert again.returncode == 0, again.stderr

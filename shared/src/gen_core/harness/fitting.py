@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import zipfile
@@ -267,14 +268,21 @@ def run(
             engine = lightning.Trainer(**options)
         except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise UsageError(f"device {accelerator!r}, devices {devices!r}: {error}") from None
+        previous, threading.excepthook = threading.excepthook, _no_echo
         try:
             engine.fit(model, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into SystemExit(1)
-        except OSError as error:
-            raise UsageError(f"{out}: writing failed ({error}); the last complete checkpoint is kept") from None
+        finally:
+            threading.excepthook = previous
     if out:
         weights.save(model, out)
+
+
+def _no_echo(error: threading.ExceptHookArgs) -> None:
+    """The event writer's thread raises what it meets, such as a full disk, again in ours: one report is enough."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
 
 
 def _quiet() -> None:

@@ -222,7 +222,8 @@ def reproduce(
         seeds: how many of the recipe's seeds; more than it names adds the next numbers.
         overrides: method config over the recipe's, for all arms of the method.
         figures: folder for the figures of the method and of the `claim_against` arm at the first seed.
-        say, ended: told what happens, and how many of the cells to run have ended.
+        say: told what happens, a line at a time.
+        ended: told how many of the cells to run have ended, and how many there are.
     """
     name, recipe = recipes.load(domain, target)
     arms = recipes.arms(recipe, overrides)

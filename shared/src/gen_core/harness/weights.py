@@ -37,7 +37,10 @@ def save(model: "Method", folder: Path) -> None:
     temporary.replace(path)
     temporary = folder / (WEIGHTS + ".tmp")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, temporary)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        safetensors.torch.save_file(tensors, temporary)  # pyright: ignore[reportUnknownMemberType]
+    except safetensors.SafetensorError as error:  # its form of a full disk
+        raise OSError(f"{temporary}: {error}") from None
     temporary.replace(folder / WEIGHTS)
 
 
