@@ -215,8 +215,6 @@ def test_control_c_ends_all_cells_keeps_the_finished_and_exits_130(tmp_path):
     assert process.returncode == 130
     assert "Run the same command again to go on; finished cells are kept." in errors
     assert (cells / "raw-0.json").exists()
-    deadline = time.monotonic() + 20
+    time.sleep(2)
     with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+        os.killpg(process.pid, 0)

@@ -93,14 +93,16 @@ def _parse(prog: str, shape: Any, argv: list[str]) -> Any:
     return tyro.cli(shape, prog=prog, description=shape.__doc__, args=argv)
 
 
-def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
+def _parse_with_config(
+    domain: Domain, verb: str, shape: Any, argv: list[str], target: str | None = None
+) -> tuple[str, Any, dict[str, Any]]:
     """Options, and those of the method's fields that a file or a flag sets.
 
     The method is known only from the words themselves, its fields only from the method: the target is found first, then
     tyro parses everything at once, so that help and errors cover both kinds of flags.
     """
     prog = f"{domain.command} {verb}"
-    target = next((word for word in argv if word.partition("/")[0] in domain.methods), None)
+    target = target or next((word for word in argv if word.partition("/")[0] in domain.methods), None)
     if target is None:
         first = next((word for word in argv if not word.startswith("-")), "")
         if argv and argv[0] == first and first:
@@ -111,7 +113,10 @@ def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -
         return "", options, {}
     method = target.partition("/")[0]
     cls = domain.method(method)
-    shape = _with_data_options(domain, shape)
+    if "bound" not in cls.Config.model_fields and _value(argv, "--bound"):
+        having = [name for name in domain.methods if "bound" in domain.method(name).Config.model_fields]
+        raise UsageError(f"--bound: {method} has none to choose; methods that have: {', '.join(having) or 'none'}")
+    plain, shape = shape, _with_data_options(domain, shape)
     base = _recipe_config(domain, verb, target, argv)
     file = _value(argv, "--config")
     below = base | (configs.read_toml(Path(file)) if file else {})
@@ -127,6 +132,10 @@ def _parse_with_config(domain: Domain, verb: str, shape: Any, argv: list[str]) -
         options = _parse(prog, combined, argv)
     except pydantic.ValidationError as error:
         raise UsageError("\n".join(configs.complaints(cls.Config, error, "command line"))) from None
+    if options.target != target:  # a flag's value looked like it
+        if options.target.partition("/")[0] not in domain.methods:
+            raise UsageError(nearest(options.target.partition("/")[0], domain.methods, f"{domain.command} method"))
+        return _parse_with_config(domain, verb, plain, argv, options.target)
     recipe = configs.parse(cls.Config, base, f"recipe {target}").model_dump()
     overrides = {key: value for key, value in options.fields_.model_dump().items() if value != recipe[key]}
     return method, options, overrides

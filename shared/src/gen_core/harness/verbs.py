@@ -70,6 +70,8 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
     from gen_core.harness import runs
 
     if options.resume:
+        if overrides:
+            raise UsageError(f"--resume goes on with the run's own settings; remove {', '.join(overrides)}")
         return _resume(domain, options.resume, options.target)
     options.apply()
     found = recipe_of(domain, options.target, options.data)
