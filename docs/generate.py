@@ -62,13 +62,13 @@ def paper(record: dict[str, Any]) -> str:
 
 
 def short_table(found: list[dict[str, Any]]) -> str:
-    rows = ["| method | data | result | baseline | gain [95 %] | paper | verdict |", "|---|---|---|---|---|---|---|"]
+    rows = ["| recipe | data | result | baseline | gain [95 %] | paper | verdict |", "|---|---|---|---|---|---|---|"]
     for r in found:
         name = r["claim_against"]
         against = r["baselines"].get(name)
         base = f"{name} {summarise(against['values'])}" if against else "-"
         rows.append(
-            f"| {r['method']} | {r['dataset']} | {r['metric']} {number(r, r['values'])} | {base} "
+            f"| {r['method']}/{r['recipe']} | {r['dataset']} | {r['metric']} {number(r, r['values'])} | {base} "
             f"| {gain(against) if against else '-'} | {paper(r)} | `{r['verdict']}` |"
         )
     return "\n".join(rows)
@@ -88,7 +88,7 @@ def page(found: list[dict[str, Any]]) -> str:
         options = ", ".join(f"{key} {value}" for key, value in r["protocol"].items() if key != "name")
         protocol = r["protocol"]["name"] + (f" ({options})" if options else "")
         setting = f"Data `{r['dataset']}`, protocol `{protocol}`, {r['metric']} in {r['unit']}, seeds {r['seeds']}."
-        lines += [f"{setting} {r['note']}".strip(), ""]
+        lines += [setting + (f" Setting: {r['note']}." if r["note"] else ""), ""]
         lines += ["| arm | " + r["metric"] + " | gain of the method [95 %] | also |", "|---|---|---|---|"]
         also = "; ".join(f"{key} {summarise(values)}" for key, values in r["also"].items())
         lines.append(f"| **{r['method']}** | {summarise(r['values'])} | | {also} |")

@@ -16,7 +16,9 @@ def test_foreign_library_is_absent(library):
     assert importlib.util.find_spec(library) is None
 
 
-@pytest.mark.parametrize("module", ["gen_core", "gen_core.harness", "gen_core.harness.registry", "gen_core.harness.cli"])
+@pytest.mark.parametrize(
+    "module", ["gen_core", "gen_core.harness", "gen_core.harness.registry", "gen_core.harness.cli"]
+)
 def test_import_is_light(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'sklearn', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -24,7 +26,17 @@ def test_import_is_light(module):
 
 
 def test_losses_and_bounds_need_nothing_of_the_harness():
-    harness = ("pydantic", "tyro", "tomlkit", "rich", "matplotlib", "jinja2", "safetensors", "platformdirs", "lightning")
+    harness = (
+        "pydantic",
+        "tyro",
+        "tomlkit",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "safetensors",
+        "platformdirs",
+        "lightning",
+    )
     code = (
         "import sys; sys.modules.update({name: None for name in sys.argv[1:]});"
         "import gen_core.losses.contrastive, gen_core.estimators.bounds, gen_core.estimators.critics;"

@@ -2,9 +2,10 @@
 
 Importing this package loads nothing heavy; its parts are imported when they are first used.
 
->>> import gen_core
->>> gen_core.__version__
-'0.1.0'
+Examples:
+    >>> import gen_core
+    >>> gen_core.__version__
+    '0.1.0'
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
 """Generative, contrastive and self-supervised learning of images.
 
->>> from gen_vision import SimCLR                                            # doctest: +SKIP
->>> model = SimCLR(SimCLR.Config(epochs=20)).fit(data.load("digits"))        # doctest: +SKIP
+Examples:
+    >>> from gen_vision import SimCLR                                            # doctest: +SKIP
+    >>> model = SimCLR(SimCLR.Config(epochs=20)).fit(data.load("digits"))        # doctest: +SKIP
 """
 
 import importlib

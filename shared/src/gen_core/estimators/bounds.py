@@ -39,12 +39,13 @@ class Match:
     Raises:
         ValueError: labels are not one-dimensional integers.
 
-    >>> ids = torch.tensor([0, 1, 0, 1])
-    >>> pos, neg = Match(ids, skip=0).masks()
-    >>> pos.int().tolist()
-    [[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
-    >>> neg.sum(1).tolist()
-    [2, 2, 2, 2]
+    Examples:
+        >>> ids = torch.tensor([0, 1, 0, 1])
+        >>> pos, neg = Match(ids, skip=0).masks()
+        >>> pos.int().tolist()
+        [[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
+        >>> neg.sum(1).tolist()
+        [2, 2, 2, 2]
     """
 
     labels: Tensor
@@ -80,8 +81,9 @@ class Pairs:
         pos: (P,) floating.
         neg: (K,) floating.
 
-    >>> f"{dv(Pairs(torch.tensor([1.0, 3.0]), torch.zeros(3))).item():.4f}"
-    '2.0000'
+    Examples:
+        >>> f"{dv(Pairs(torch.tensor([1.0, 3.0]), torch.zeros(3))).item():.4f}"
+        '2.0000'
     """
 
     pos: Tensor
@@ -108,8 +110,9 @@ def infonce(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
     Raises:
         ValueError: Pairs; no positive; a row that has a positive but no negative; bad scores.
 
-    >>> f"{infonce(torch.zeros(4, 4)).item():.4f}"
-    '0.0000'
+    Examples:
+        >>> f"{infonce(torch.zeros(4, 4)).item():.4f}"
+        '0.0000'
     """
     f_pos, log_neg, row, p, k = _rows("infonce", *_matrix("infonce", scores, positives))
     per_pair = torch.log1p(k)[row] - softplus(log_neg[row] - f_pos)
@@ -137,9 +140,10 @@ def interpolated(
     Raises:
         ValueError: Pairs; no positive; a column that has a positive but no negative; bad scores, alpha or baseline.
 
-    >>> f = torch.diag(torch.ones(4))
-    >>> torch.allclose(interpolated(f, alpha=0.0), nwj(f)), torch.allclose(interpolated(f, alpha=1.0), infonce(f.T))
-    (True, True)
+    Examples:
+        >>> f = torch.diag(torch.ones(4))
+        >>> torch.allclose(interpolated(f, alpha=0.0), nwj(f)), torch.allclose(interpolated(f, alpha=1.0), infonce(f.T))
+        (True, True)
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
@@ -166,8 +170,9 @@ def dv(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         scores: (n, m) or Pairs.
         positives: see the module's head.
 
-    >>> f"{dv(2 * torch.eye(3)).item():.4f}"
-    '2.0000'
+    Examples:
+        >>> f"{dv(2 * torch.eye(3)).item():.4f}"
+        '2.0000'
     """
     pos, neg, count = _pooled(scores, positives)
     return pos.mean() - _log_mean_exp(neg, count)
@@ -180,8 +185,9 @@ def nwj(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         scores: (n, m) or Pairs.
         positives: see the module's head.
 
-    >>> f"{nwj(torch.ones(3, 3)).item():.4f}"
-    '0.0000'
+    Examples:
+        >>> f"{nwj(torch.ones(3, 3)).item():.4f}"
+        '0.0000'
     """
     return tuba(scores, positives, log_baseline=1.0)
 
@@ -197,8 +203,9 @@ def tuba(scores: Tensor | Pairs, positives: Positives = None, log_baseline: floa
     Raises:
         ValueError: a baseline of another shape; bad scores or positives.
 
-    >>> f"{tuba(torch.zeros(3, 3), log_baseline=torch.zeros(3)).item():.4f}"
-    '0.0000'
+    Examples:
+        >>> f"{tuba(torch.zeros(3, 3), log_baseline=torch.zeros(3)).item():.4f}"
+        '0.0000'
     """
     pos, neg, count = _pooled(scores, positives, log_baseline=log_baseline)
     return 1 + pos.mean() - neg.exp().sum() / count
@@ -214,8 +221,9 @@ def jsd(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         scores: (n, m) or Pairs.
         positives: see the module's head.
 
-    >>> f"{jsd(torch.zeros(3, 3)).item():.4f}"  # - 2 log 2
-    '-1.3863'
+    Examples:
+        >>> f"{jsd(torch.zeros(3, 3)).item():.4f}"  # - 2 log 2
+        '-1.3863'
     """
     return nce(scores, positives, nu=1.0)
 
@@ -230,9 +238,10 @@ def smile(scores: Tensor | Pairs, positives: Positives = None, clip: float = 5.0
         positives: see the module's head.
         clip: the paper's tau, > 0; 5 is common, 1 has low variance. math.inf is DV.
 
-    >>> f = 2 * torch.eye(3)
-    >>> bool(smile(f) == dv(f))
-    True
+    Examples:
+        >>> f = 2 * torch.eye(3)
+        >>> bool(smile(f) == dv(f))
+        True
     """
     if not clip > 0:
         raise ValueError(f"clip must be above 0, got {clip}")
@@ -250,8 +259,9 @@ def nce(scores: Tensor | Pairs, positives: Positives = None, nu: float = 1.0) ->
         positives: see the module's head.
         nu: noise samples per data sample, > 0.
 
-    >>> f"{nce(Pairs(torch.zeros(2), torch.zeros(6)), nu=3).item():.4f}"
-    '-2.2493'
+    Examples:
+        >>> f"{nce(Pairs(torch.zeros(2), torch.zeros(6)), nu=3).item():.4f}"
+        '-2.2493'
     """
     positive("nu", nu)
     pos, neg, count = _pooled(scores, positives, log_baseline=math.log(nu))
@@ -265,8 +275,9 @@ BOUNDS: dict[str, Bound] = {f.__name__: f for f in (infonce, dv, nwj, tuba, jsd,
 def nats_to_bits(nats: Tensor) -> Tensor:
     """Nats in bits.
 
-    >>> nats_to_bits(torch.tensor(2.0).log()).item()
-    1.0
+    Examples:
+        >>> nats_to_bits(torch.tensor(2.0).log()).item()
+        1.0
     """
     return nats / math.log(2)
 

@@ -24,8 +24,9 @@ def separable(x: Tensor, y: Tensor, temperature: float | Tensor = 1.0, *, normal
     Raises:
         ValueError: shapes do not fit, or the temperature is not a finite number above 0.
 
-    >>> separable(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
-    [[11.0, 2.0]]
+    Examples:
+        >>> separable(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
+        [[11.0, 2.0]]
     """
     x, y = _features("x", x, (2,)), _features("y", y, (2,))
     if x.shape[1] != y.shape[1]:
@@ -55,8 +56,9 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     Raises:
         ValueError: shapes do not fit.
 
-    >>> bilinear(torch.eye(2), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist()
-    [3.0, 6.0]
+    Examples:
+        >>> bilinear(torch.eye(2), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist()
+        [3.0, 6.0]
     """
     x, y, w = _features("x", x, (2,)), _features("y", y, (1, 2)), _features("weight", weight, (2,))
     if (x.shape[1], y.shape[-1]) != tuple(w.shape):
@@ -78,8 +80,9 @@ class Separable(nn.Module):
         temperature: at the start; the scale 1 / temperature is learnt as exp(log_scale).
         normalize: cosines in place of inner products.
 
-    >>> Separable(temperature=0.5)(torch.eye(2), torch.eye(2)).tolist()
-    [[2.0, 0.0], [0.0, 2.0]]
+    Examples:
+        >>> Separable(temperature=0.5)(torch.eye(2), torch.eye(2)).tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
     """
 
     def __init__(self, temperature: float = 1.0, *, normalize: bool = True) -> None:
@@ -102,8 +105,9 @@ class Bilinear(nn.Module):
         in_y: e, columns of y.
         bias: learn b.
 
-    >>> Bilinear(4, 3)(torch.ones(5, 4), torch.ones(3)).shape
-    torch.Size([5])
+    Examples:
+        >>> Bilinear(4, 3)(torch.ones(5, 4), torch.ones(3)).shape
+        torch.Size([5])
     """
 
     def __init__(self, in_x: int, in_y: int, *, bias: bool = True) -> None:

@@ -37,9 +37,10 @@ def knn(
     Raises:
         ValueError: shapes or dtypes that do not fit; NaN or infinite features; k, temperature or chunk out of range.
 
-    >>> z, y = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])
-    >>> knn(z, y, torch.tensor([[2.0, 0.1], [0.1, 3.0]]), torch.tensor([0, 0]), k=1)
-    50.0
+    Examples:
+        >>> z, y = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+        >>> knn(z, y, torch.tensor([[2.0, 0.1], [0.1, 3.0]]), torch.tensor([0, 0]), k=1)
+        50.0
     """
     x, y = _features("z_train", z_train), _labels("y_train", y_train)
     x_new, y_new = _features("z_test", z_test).to(x), _labels("y_test", y_test)

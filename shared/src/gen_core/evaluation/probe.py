@@ -32,9 +32,10 @@ def linear_probe(
     Raises:
         ValueError: shapes, dtypes or l2 that do not fit; NaN or infinite features; one class only.
 
-    >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
-    >>> linear_probe(x, y, x, y)
-    100.0
+    Examples:
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> linear_probe(x, y, x, y)
+        100.0
     """
     from sklearn.linear_model import LogisticRegression  # pyright: ignore
     from sklearn.pipeline import make_pipeline  # pyright: ignore
@@ -86,9 +87,10 @@ def softmax_probe(
     Raises:
         ValueError: shapes or dtypes that do not fit; NaN or infinite features; runs, steps or lr out of range.
 
-    >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
-    >>> softmax_probe(x, y, x, y, runs=3, steps=300).tolist()
-    [100.0, 100.0, 100.0]
+    Examples:
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> softmax_probe(x, y, x, y, runs=3, steps=300).tolist()
+        [100.0, 100.0, 100.0]
     """
     for name, value in (("runs", runs), ("steps", steps), ("lr", lr)):
         if not value > 0:
@@ -120,9 +122,10 @@ def few_label_split(labels: Array, per_class: int, seed: int) -> Tensor:
     Raises:
         ValueError: labels that are no vector of integers, per_class < 1, or a class with fewer rows.
 
-    >>> labels = torch.tensor([1, 0, 1, 0, 1])
-    >>> labels[few_label_split(labels, per_class=2, seed=0)].tolist()
-    [0, 0, 1, 1]
+    Examples:
+        >>> labels = torch.tensor([1, 0, 1, 0, 1])
+        >>> labels[few_label_split(labels, per_class=2, seed=0)].tolist()
+        [0, 0, 1, 1]
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
@@ -162,9 +165,10 @@ def few_label(
         episodes: number of draws, >= 1.
         l2: as in `linear_probe`.
 
-    >>> z, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
-    >>> few_label(z, y, z, y, per_class=1, seed=0)
-    100.0
+    Examples:
+        >>> z, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> few_label(z, y, z, y, per_class=1, seed=0)
+        100.0
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")

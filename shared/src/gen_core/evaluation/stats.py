@@ -52,9 +52,10 @@ def paired_interval(
     Raises:
         ValueError: empty, NaN or infinite values, lengths that differ, level, kind or resamples out of range.
 
-    >>> gain, low, high, method = paired_interval([3.0, 4.0, 5.5], [1.0, 2.5, 3.0])
-    >>> f"{gain:.3f} [{low:.3f}, {high:.3f}] {method}"
-    '2.000 [0.758, 3.242] student-t'
+    Examples:
+        >>> gain, low, high, method = paired_interval([3.0, 4.0, 5.5], [1.0, 2.5, 3.0])
+        >>> f"{gain:.3f} [{low:.3f}, {high:.3f}] {method}"
+        '2.000 [0.758, 3.242] student-t'
     """
     x = _values("a", a)
     y = np.full_like(x, _number(b)) if np.ndim(b) == 0 else _values("b", b)
@@ -93,8 +94,9 @@ def iqm(values: Values) -> float:
     Raises:
         ValueError: empty, NaN or infinite values.
 
-    >>> iqm([1.0, 2.0, 4.0, 100.0])
-    3.0
+    Examples:
+        >>> iqm([1.0, 2.0, 4.0, 100.0])
+        3.0
     """
     return float(_iqm(_values("values", values)))
 

@@ -15,8 +15,9 @@ class LabelsMissing(UsageError):
 def nearest(name: str, allowed: Iterable[str], what: str = "name") -> str:
     """The sentence that helps with a misspelt name.
 
-    >>> nearest("simclrr", ["simclr", "dgi"], "method")
-    "unknown method 'simclrr'; nearest: simclr; known: dgi, simclr"
+    Examples:
+        >>> nearest("simclrr", ["simclr", "dgi"], "method")
+        "unknown method 'simclrr'; nearest: simclr; known: dgi, simclr"
     """
     known = sorted(allowed)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

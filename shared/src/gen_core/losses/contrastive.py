@@ -41,9 +41,10 @@ def info_nce(
     Raises:
         ValueError: shapes or dtypes differ, N < 2, integer, NaN or infinite input, bad temperature or reduction.
 
-    >>> q = torch.eye(2)
-    >>> f"{info_nce(q, q, temperature=1.0).item():.5f}"  # log(1 + 1/e)
-    '0.31326'
+    Examples:
+        >>> q = torch.eye(2)
+        >>> f"{info_nce(q, q, temperature=1.0).item():.5f}"  # log(1 + 1/e)
+        '0.31326'
     """
     q, k = _views("query", query, "key", key)
     _check(temperature, reduction)
@@ -79,9 +80,10 @@ def nt_xent(
     Raises:
         ValueError: shapes or dtypes differ, N < 2, integer, NaN or infinite input, bad temperature or reduction.
 
-    >>> z = torch.eye(2)
-    >>> f"{nt_xent(z, z, temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
-    '0.23954'
+    Examples:
+        >>> z = torch.eye(2)
+        >>> f"{nt_xent(z, z, temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
+        '0.23954'
     """
     a, b = _views("view_a", view_a, "view_b", view_b)
     _check(temperature, reduction)

@@ -19,8 +19,9 @@ def floating(name: str, value: Tensor, ndim: int | None = None) -> Tensor:
     Raises:
         ValueError: not a tensor, not of a floating dtype, of another number of dimensions, empty, NaN or infinite.
 
-    >>> floating("scores", torch.ones(2, dtype=torch.float16)).dtype
-    torch.float32
+    Examples:
+        >>> floating("scores", torch.ones(2, dtype=torch.float16)).dtype
+        torch.float32
     """
     if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
@@ -38,7 +39,8 @@ def floating(name: str, value: Tensor, ndim: int | None = None) -> Tensor:
 def positive(name: str, value: float | Tensor) -> None:
     """Refuse what is not one finite number above 0 (a float or a tensor with one element).
 
-    >>> positive("temperature", 0.5)
+    Examples:
+        >>> positive("temperature", 0.5)
     """
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
@@ -50,8 +52,9 @@ def positive(name: str, value: float | Tensor) -> None:
 def softplus(u: Tensor) -> Tensor:
     """log(1 + e^u), exact in float32 and float64 (torch's own default turns linear at 20, 2e-9 too low there).
 
-    >>> f"{softplus(torch.tensor(0.0)).item():.6f}"
-    '0.693147'
+    Examples:
+        >>> f"{softplus(torch.tensor(0.0)).item():.6f}"
+        '0.693147'
     """
     return F.softplus(u, threshold=40.0)
 
@@ -74,9 +77,10 @@ def binary_nce(pos: Tensor, neg: Tensor, reduction: Literal["mean", "sum-of-mean
     Raises:
         ValueError: an input is not floating, is empty, NaN or infinite; or the reduction is unknown.
 
-    >>> pos, neg = torch.tensor([1.0, -0.5, 2.0]), torch.tensor([-1.0, 0.3, 0.0])
-    >>> f"{binary_nce(pos, neg).item():.5f} {binary_nce(pos, neg, reduction='sum-of-means').item():.5f}"
-    '0.54584 1.09168'
+    Examples:
+        >>> pos, neg = torch.tensor([1.0, -0.5, 2.0]), torch.tensor([-1.0, 0.3, 0.0])
+        >>> f"{binary_nce(pos, neg).item():.5f} {binary_nce(pos, neg, reduction='sum-of-means').item():.5f}"
+        '0.54584 1.09168'
     """
     pos_terms, neg_terms = softplus(-floating("pos", pos, 1)), softplus(floating("neg", neg, 1))
     if reduction == "mean":
