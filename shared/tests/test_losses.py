@@ -20,6 +20,7 @@ MODULES = [
     "gen_core.evaluation.probe",
     "gen_core.evaluation.cluster",
     "gen_core.evaluation.stats",
+    "gen_core.lazy",
 ]
 
 

@@ -1,4 +1,4 @@
-"""gen-core alone: no domain's library in its environment, nothing heavy at its import, the losses without the harness."""
+"""gen-core alone: no domain's library in its environment, nothing heavy at import, losses without the harness."""
 
 import importlib.util
 import os

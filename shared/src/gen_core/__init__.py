@@ -8,19 +8,8 @@ Examples:
     '0.1.0'
 """
 
-from importlib import import_module
-from types import ModuleType
+from gen_core.lazy import attach
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "estimators", "evaluation", "harness", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
-_PARTS = frozenset(__all__) - {"__version__"}
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _PARTS:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = ["estimators", "evaluation", "harness", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = attach(__name__, dict.fromkeys(("estimators", "evaluation", "harness", "losses"), ""))

@@ -1,28 +1,20 @@
-"""Generative, contrastive and self-supervised learning of images.
+"""Generative, contrastive and self-supervised learning of images. Importing this package loads nothing heavy."""
 
-Examples:
-    >>> from gen_vision import SimCLR                                            # doctest: +SKIP
-    >>> model = SimCLR(SimCLR.Config(epochs=20)).fit(data.load("digits"))        # doctest: +SKIP
-"""
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import Any
+from gen_core.lazy import attach
 
-_NAMES = {
-    "RawPixels": "gen_vision.methods.baselines.raw",
-    "SimCLR": "gen_vision.methods.contrastive.simclr",
-    "Supervised": "gen_vision.methods.baselines.supervised",
-}
+if TYPE_CHECKING:
+    from gen_vision.methods.baselines.raw import RawPixels
+    from gen_vision.methods.baselines.supervised import Supervised
+    from gen_vision.methods.contrastive.simclr import SimCLR
 
-__all__ = ["RawPixels", "SimCLR", "Supervised"]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a method when it is first asked for (PEP 562), so that `import gen_vision` stays light."""
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'gen_vision' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_NAMES])
+__all__ = ["RawPixels", "SimCLR", "Supervised"]
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "RawPixels": "methods.baselines.raw",
+        "SimCLR": "methods.contrastive.simclr",
+        "Supervised": "methods.baselines.supervised",
+    },
+)

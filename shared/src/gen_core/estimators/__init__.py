@@ -1,7 +1,8 @@
 """Mutual-information bounds on scores, and critics that give scores. Each name is loaded when it is first used."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from gen_core.lazy import attach
 
 if TYPE_CHECKING:
     from gen_core.estimators.bounds import (
@@ -38,14 +39,5 @@ __all__ = [
     "smile",
     "tuba",
 ]
-_CRITICS = frozenset({"Bilinear", "Separable", "bilinear", "separable"})
-
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(import_module(f"{__name__}.{'critics' if name in _CRITICS else 'bounds'}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+_CRITICS = ("Bilinear", "Separable", "bilinear", "separable")
+__getattr__, __dir__ = attach(__name__, dict.fromkeys(__all__, "bounds") | dict.fromkeys(_CRITICS, "critics"))

@@ -1,7 +1,8 @@
 """Evaluation protocols as pure functions; accuracies are in percent. Each name is loaded when it is first used."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from gen_core.lazy import attach
 
 if TYPE_CHECKING:
     from gen_core.evaluation.cluster import knn
@@ -18,23 +19,6 @@ __all__ = [
     "paired_interval",
     "softmax_probe",
 ]
-_HOME = {
-    "Interval": "stats",
-    "few_label": "probe",
-    "few_label_split": "probe",
-    "iqm": "stats",
-    "knn": "cluster",
-    "linear_probe": "probe",
-    "paired_interval": "stats",
-    "softmax_probe": "probe",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+_STATS = ("Interval", "iqm", "paired_interval")
+_HOMES = dict.fromkeys(__all__, "probe") | dict.fromkeys(_STATS, "stats") | {"knn": "cluster"}
+__getattr__, __dir__ = attach(__name__, _HOMES)
