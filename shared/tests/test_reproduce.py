@@ -70,8 +70,10 @@ def test_a_cell_of_another_revision_is_not_reused(finished, monkeypatch, tmp_pat
     job_lines = []
     monkeypatch.setattr(reproduce, "REVISION", reproduce.REVISION + 1)
     monkeypatch.setattr(reproduce, "_run_all", lambda ctx, jobs, *_: job_lines.extend(jobs) or {})
-    reproduce.reproduce(DOMAIN, "auto", out=out, seeds=1, say=lambda _: None)
+    with pytest.raises(UsageError, match="no cell of auto finished"):
+        reproduce.reproduce(DOMAIN, "auto", out=out, seeds=1, say=lambda _: None)
     assert len(job_lines) == 3
+    assert record_of(out) == finished[1]  # no record of nothing
 
 
 def test_check_runs_one_seed_again(finished, capsys):

@@ -157,6 +157,7 @@ BAD = {
     "no method": (["train"], "needs a method: auto, raw"),
     "cuda that is not there": (["train", "auto", "--device", "cuda"], "--device cuda"),
     "unknown device": (["train", "auto", "--device", "tpu"], "cuda"),
+    "logger that is not installed": (["train", "auto", "--logger", "mlflow"], "--logger mlflow: that package is not"),
     "no devices": (["train", "auto", "--devices", "0"], "--devices 0: must be at least 1"),
     "no threads": (["train", "auto", "--threads", "0"], "--threads 0: must be at least 1"),
     "no seeds": (["reproduce", "auto", "--seeds", "0"], "--seeds 0: must be at least 1"),

@@ -205,15 +205,12 @@ def _loggers(out: Path, name: str) -> list[Logger]:
         return [JsonLines(out / METRICS)]
     if name not in LOGGERS:
         raise UsageError(nearest(name, LOGGERS, "logger"))
-    try:
-        if name == "mlflow":
-            extra: Logger = MLFlowLogger(tracking_uri=f"file:{out.absolute() / 'mlflow'}", run_name=out.name)
-        elif name == "wandb":
-            extra = WandbLogger(save_dir=out, name=out.name)
-        else:
-            extra = LOGGERS[name](save_dir=out, name="", version=name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--logger {name} needs a package that is not installed: {error}") from None
+    if name == "mlflow":
+        extra: Logger = MLFlowLogger(tracking_uri=f"file:{out.absolute() / 'mlflow'}", run_name=out.name)
+    elif name == "wandb":
+        extra = WandbLogger(save_dir=out, name=out.name)
+    else:
+        extra = LOGGERS[name](save_dir=out, name="", version=name)
     return [JsonLines(out / METRICS), extra]
 
 

@@ -260,6 +260,9 @@ def reproduce(
     if len(cells) < len(every) and count > 1:
         say(f"{len(cells)} of {len(every)} cells are finished; the shard that ends last writes the record")
         return None
+    if not any(arm == recipe.method for arm, _ in cells):
+        reason = next((text for (arm, _), text in reasons.items() if arm == recipe.method), "not run")
+        raise UsageError(f"no cell of {recipe.method} finished, so there is no record: {reason}")
     config = plan["configs"][recipe.method]
     record = records.build(domain, name, recipe, config, chosen, cells)
     for entry in record.get("failed", ()):

@@ -1,6 +1,7 @@
 """What each verb does; the heavy imports stand where they are needed."""
 
 import contextlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Generator
@@ -74,6 +75,8 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
             raise UsageError(f"--resume goes on with the run's own settings; remove {', '.join(overrides)}")
         return _resume(domain, options.resume, options.target)
     options.apply()
+    if options.logger in ("mlflow", "wandb") and importlib.util.find_spec(options.logger) is None:
+        raise UsageError(f"--logger {options.logger}: that package is not installed; here: tensorboard, csv")
     found = recipe_of(domain, options.target, options.data)
     name, recipe = found or (None, None)
     data_name = options.data or (recipe.data if recipe else None)
