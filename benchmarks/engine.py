@@ -54,6 +54,7 @@ def bare(model: Any, data: Any) -> list[float]:
     model.training_data, model.log = data, lambda *_, **__: None
     model._trainer = SimpleNamespace(world_size=1, should_stop=False, current_epoch=0)
     model.setup("fit")
+    model.on_fit_start()
     made = model.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     schedule = made["lr_scheduler"]["scheduler"] if isinstance(made, dict) else None

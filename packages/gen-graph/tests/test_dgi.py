@@ -372,3 +372,13 @@ def test_bad_input_raises(small):
 def test_config_refuses(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DGI.Config(**wrong)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_learn_too(small, precision):
+    model = DGI(DGI.Config(hidden=8, epochs=60, patience=60)).fit(small, precision=precision, **CPU)
+    z = model.embed(small)
+    assert z.dtype == torch.float32
+    assert torch.isfinite(z).all()
+    exact = DGI(DGI.Config(hidden=8, epochs=60, patience=60)).fit(small, **CPU).embed(small)
+    assert (z - exact).norm() < 0.1 * exact.norm()

@@ -87,7 +87,8 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(z, slope)
-        return nn.functional.prelu(z, slope)
+        with torch.autocast(z.device.type, enabled=False):
+            return nn.functional.prelu(z, slope)
 
     @staticmethod
     @once_differentiable
@@ -122,13 +123,14 @@ def normalize_rows(x: Tensor) -> Tensor:
     return x / torch.where(total > 0, total, 1)
 
 
-@dataclass(frozen=True)
 class Graph:
-    """What a full-batch step needs, prepared once: features x (n, f), the GCN matrix (n, n), edge_index (2, e)."""
+    """What a full-batch step needs, prepared once: features x (n, f), the GCN matrix (n, n), edge_index (2, e).
 
-    x: Tensor | Sparse
-    propagation: Sparse
-    edge_index: Tensor
+    No dataclass, since Lightning would take one apart and convert its tensors anew at every step.
+    """
+
+    def __init__(self, x: Tensor | Sparse, propagation: Sparse, edge_index: Tensor) -> None:
+        self.x, self.propagation, self.edge_index = x, propagation, edge_index
 
     @classmethod
     def of(cls, x: Tensor, edge_index: Tensor, *, normalize: bool, dense: bool = False) -> Self:

@@ -109,6 +109,9 @@ class Repeat(Sized):
 class Seeds(Callback):
     """Seed at the first batch, not at the epoch's start: a resumed loader draws from the global state in between."""
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        _quiet()  # again, for spawned ranks
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             seed = mix(pl_module.fit_seed, trainer.current_epoch, trainer.global_rank)

@@ -140,9 +140,11 @@ class DGI(Method):
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
             raise UsageError(f"devices {self.trainer.world_size}: each step of DGI sees the whole graph; use 1")
-        self.graph = self.graph_of(self.training_data)
         self.steps, self.waited, self.lowest = 0, 0, float("inf")
         self.best: dict[str, Tensor] = {}
+
+    def on_fit_start(self) -> None:  # not in setup, where the weights do not yet have the precision of the run
+        self.graph = self.graph_of(self.training_data)
 
     @property
     def max_epochs(self) -> int:
