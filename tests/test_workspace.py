@@ -164,3 +164,10 @@ def test_help_of_the_commands_is_fast():
         assert call(command, "--help").returncode == 0
         times.append(time.perf_counter() - start)
     assert min(times) < 3
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = str(Path(sys.executable).parent / "gen-graph")
+    done = call("bash", "-c", f"{command} list | head -1; echo ${{PIPESTATUS[0]}}")
+    assert done.stdout.splitlines()[1] == "0"
+    assert done.stderr == ""

@@ -7,6 +7,7 @@ makes the flags, pydantic checks the values. Exit status: 0 done, 1 the claim fa
 import dataclasses
 import inspect
 import itertools
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,13 +31,20 @@ ABOVE = {"list": ListAll, "demo": Demo, "compare": Compare}
 
 def gen() -> None:
     """Entry point of `gen`."""
+    _hide_advice()
     sys.exit(main(None, sys.argv[1:]))
 
 
 def run(domain: Domain) -> None:
     """Entry point of `gen-X`."""
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # torch_geometric's import
+    _hide_advice()
     sys.exit(main(domain, sys.argv[1:]))
+
+
+def _hide_advice() -> None:
+    """torch tells torch_geometric's authors at its import that `torch.jit.script` is deprecated; users cannot act."""
+    warnings.filterwarnings("ignore", module=r"torch\.jit\._script", category=FutureWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")  # for the processes we start
 
 
 def main(domain: Domain | None, argv: Sequence[str]) -> int:
@@ -49,6 +57,9 @@ def main(domain: Domain | None, argv: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         print(f"\ninterrupted; what was finished is kept. {stop}".rstrip(), file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SystemExit as stop:  # tyro's own: 0 after --help, 2 after a wrong flag
         return stop.code if isinstance(stop.code, int) else 2
 
