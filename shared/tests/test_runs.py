@@ -112,6 +112,16 @@ def test_the_users_own_network_takes_the_place_of_ours(tmp_path):
         Auto(coder=Squeeze())
 
 
+def test_a_method_without_training_makes_a_run_like_any_other(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(DOMAIN, ["train", "raw", "--data", "rows", "--out", str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["metrics"]["width"] == 8
+    assert cli.main(DOMAIN, ["evaluate", str(out), "--device", "cpu"]) == 0
+    assert torch.equal(DOMAIN.method("raw").load(out).embed(load("rows")), load("rows").x)
+    with pytest.raises(UsageError, match=r"holds a toydomain\.raw:Raw, not a toydomain\.auto:Auto"):
+        Auto.load(out)
+
+
 def test_fit_never_overwrites_a_run(run):
     with pytest.raises(UsageError, match="holds a run already"):
         Auto().fit(load("rows"), out=run)

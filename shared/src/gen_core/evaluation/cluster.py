@@ -1,13 +1,10 @@
 """Neighbours of representations. (Clustering scores join this file with the methods that need them.)"""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = Tensor | NDArray[Any]
+from gen_core.evaluation.probe import Array, integers
 
 
 @torch.no_grad()
@@ -42,8 +39,8 @@ def knn(
         >>> knn(z, y, torch.tensor([[2.0, 0.1], [0.1, 3.0]]), torch.tensor([0, 0]), k=1)
         50.0
     """
-    x, y = _features("z_train", z_train), _labels("y_train", y_train)
-    x_new, y_new = _features("z_test", z_test).to(x), _labels("y_test", y_test)
+    x, y = _features("z_train", z_train), integers("y_train", y_train, lowest=0)
+    x_new, y_new = _features("z_test", z_test).to(x), integers("y_test", y_test, lowest=0)
     if x.shape[1] != x_new.shape[1]:
         raise ValueError(f"z_test must have {x.shape[1]} columns, as z_train has, got {x_new.shape[1]}")
     for name, labels, rows in (("y_train", y, len(x)), ("y_test", y_new, len(x_new))):
@@ -82,12 +79,3 @@ def _features(name: str, value: Array) -> Tensor:
     if not bool(torch.isfinite(z).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return z if z.dtype == torch.float64 else z.float()
-
-
-def _labels(name: str, value: Array) -> Tensor:
-    y = torch.as_tensor(value)
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
-    if len(y) and int(y.min()) < 0:
-        raise ValueError(f"{name} must be 0 or above, got {int(y.min())}")
-    return y.long()

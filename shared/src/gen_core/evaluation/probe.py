@@ -14,6 +14,20 @@ from torch import Tensor
 Array = Tensor | NDArray[Any]
 
 
+def integers(name: str, value: Array, lowest: int | None = None) -> Tensor:
+    """Return labels as int64 (n,) after checking them; `lowest` is the smallest that is allowed, None takes any.
+
+    Raises:
+        ValueError: no vector of integers, or one below `lowest`.
+    """
+    y = torch.as_tensor(value)
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
+    if lowest is not None and len(y) and int(y.min()) < lowest:
+        raise ValueError(f"{name} must be {lowest} or above, got {int(y.min())}")
+    return y.long()
+
+
 def linear_probe(
     x_train: Array, y_train: Array, x_test: Array, y_test: Array, *, l2: float = 1.0, seed: int = 0
 ) -> float:
@@ -129,7 +143,7 @@ def few_label_split(labels: Array, per_class: int, seed: int) -> Tensor:
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
-    y = _labels("labels", labels).cpu()
+    y = integers("labels", labels).cpu()
     generator = torch.Generator().manual_seed(seed)
     chosen: list[Tensor] = []
     for c in range(int(y.max()) + 1 if len(y) else 0):
@@ -172,7 +186,7 @@ def few_label(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
-    z, y = torch.as_tensor(z_train), _labels("y_train", y_train)
+    z, y = torch.as_tensor(z_train), integers("y_train", y_train)
     if len(z) != len(y):
         raise ValueError(f"y_train must have one label a row of z_train, {len(z)}, got {len(y)}")
     accuracies: list[float] = []
@@ -206,23 +220,14 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], x.expand(len(weight), -1, -1), weight)
 
 
-def _labels(name: str, value: Array) -> Tensor:
-    y = torch.as_tensor(value)
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
-    return y.long()
-
-
 def _set(part: str, x: Array, y: Array) -> tuple[Tensor, Tensor]:
-    z, labels = torch.as_tensor(x).detach(), _labels(f"y_{part}", y)
+    z, labels = torch.as_tensor(x).detach(), integers(f"y_{part}", y, lowest=0)
     if z.ndim != 2 or not z.is_floating_point():
         raise ValueError(f"x_{part} must be floating of shape (n, d), got {z.dtype} of shape {tuple(z.shape)}")
     if len(z) != len(labels) or len(z) == 0:
         raise ValueError(f"y_{part} must have one label a row of x_{part}, {len(z)} and not 0, got {len(labels)}")
     if not bool(torch.isfinite(z).all()):
         raise ValueError(f"x_{part} must be finite, got NaN or infinite entries")
-    if int(labels.min()) < 0:
-        raise ValueError(f"y_{part} must be 0 or above, got {int(labels.min())}")
     return (z if z.dtype == torch.float64 else z.float()), labels.to(z.device)
 
 

@@ -79,7 +79,10 @@ def _dispatch(domain: Domain | None, argv: list[str]) -> int:
 
         options = _parse(f"{prog} {verb}", shapes[verb], rest)
         if verb == "list":
-            return max([verbs.list_(found, options) for found in registry.domains().values()], default=_nothing())
+            found = registry.domains()
+            if not found:
+                print("no domain is installed; install gen-vision, gen-graph, gen-rl, gen-rec or gen-zsl")
+            return max((verbs.list_(domain, options) for domain in found.values()), default=0)
         return demo.demo(options) if verb == "demo" else demo.compare(options)
     if verb == "reproduce" and "--help" not in rest:
         from gen_core.harness import reproduce
@@ -90,12 +93,6 @@ def _dispatch(domain: Domain | None, argv: list[str]) -> int:
         return (verbs.train if verb == "train" else verbs.reproduce)(domain, options, method, overrides)
     actions = {"list": verbs.list_, "evaluate": verbs.evaluate, "embed": verbs.embed, "data": verbs.data}
     return actions[verb](domain, _parse(f"{prog} {verb}", shapes[verb], rest))
-
-
-def _nothing() -> int:
-    if not registry.domains():
-        print("no domain is installed; install gen-vision, gen-graph, gen-rl, gen-rec or gen-zsl")
-    return 0
 
 
 def _parse(prog: str, shape: Any, argv: list[str]) -> Any:

@@ -158,7 +158,7 @@ def compare(options: "Compare") -> int:
     table.add_section()
     for key in sorted({key for summary in summaries for key in summary}):
         table.add_row(key, *(f"{summary[key]:.4f}" if key in summary else "-" for summary in summaries))
-    lines = {str(folder): report.read_metrics(folder / "metrics.jsonl").get("loss", []) for folder in options.runs}
+    lines = {str(folder): report.read_metrics(folder / runs.METRICS).get("loss", []) for folder in options.runs}
     table.add_row("last loss", *(f"{points[-1][1]:.4f}" if points else "-" for points in lines.values()))
     Console().print(table)
     if options.out:

@@ -32,12 +32,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gen_core.harness import weights
 from gen_core.harness.errors import UsageError, nearest
+from gen_core.harness.runs import LAST, METRICS, WEIGHTS
 
 if TYPE_CHECKING:
     from gen_core.harness.method import Method
 
-METRICS = "metrics.jsonl"
-LAST = Path("checkpoints") / "last.ckpt"
 LOGGERS: dict[str, Any] = {
     "tensorboard": TensorBoardLogger,
     "csv": CSVLogger,
@@ -238,10 +237,10 @@ def run(
     """Train `model` on `model.training_data`; with `out`, leave metrics, checkpoints, events and weights there."""
     checkpoint = None
     if out:
-        if (out / weights.WEIGHTS).exists() or (out / LAST).exists():
+        if (out / WEIGHTS).exists() or (out / LAST).exists():
             if not resume:
                 raise UsageError(f"{out} holds a run already; choose another folder, or go on with resume=True")
-            if (out / weights.WEIGHTS).exists():
+            if (out / WEIGHTS).exists():
                 weights.restore(model, out)
                 return
         (out / LAST).parent.mkdir(parents=True, exist_ok=True)

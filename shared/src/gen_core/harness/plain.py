@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from gen_core.harness import config as configs
+from gen_core.harness import runs
 
 
 class Plain:
@@ -17,16 +18,16 @@ class Plain:
     def __init__(self, config: configs.Config | None = None) -> None:
         self.config: Any = config or self.Config()
 
-    def fit(self, data: Any, *, seed: int = 0, out: Path | None = None, **_: Any) -> Self:
+    def fit(self, data: Any, *, seed: int = 0, out: str | Path | None = None, **_: Any) -> Self:
+        if out:
+            self.save(out)
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.toml`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        configs.write_toml(folder / "config.toml", {"config": self.config.model_dump()})
+        """Write `config.toml`; other keys there are kept."""
+        runs.update_header(Path(folder), type(self), config=self.config.model_dump())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        path = Path(folder) / "config.toml"
-        return cls(configs.parse(cls.Config, configs.read_toml(path).get("config", {}), str(path)))
+        header = runs.header_of(Path(folder), cls)
+        return cls(configs.parse(cls.Config, header.get("config", {}), str(folder)))

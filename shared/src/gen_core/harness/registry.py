@@ -58,14 +58,6 @@ class Domain:
         module, _, attribute = self.methods[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def method_name(self, cls: type) -> str:
-        """The registered name of a class."""
-        wanted = f"{cls.__module__}:{cls.__qualname__}"
-        for name, target in self.methods.items():
-            if target == wanted:
-                return name
-        raise UsageError(f"{wanted} is not a registered method of {self.command}; known: {', '.join(self.methods)}")
-
     def protocol(self, name: str) -> Any:
         """The evaluation function of that name (dashes for underscores) in the domain's `protocols` module."""
         module = self.module("protocols")

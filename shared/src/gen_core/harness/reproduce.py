@@ -126,7 +126,7 @@ def _draw(job: Job, run: runs.Run, work: Path) -> None:
     assert job.figures is not None
     partial = job.figures.with_name(job.figures.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    report.curve(work / "metrics.jsonl", partial / "loss.png")
+    report.curve(work / runs.METRICS, partial / "loss.png")
     job.domain.module("protocols").figures(run, partial)
     partial.replace(job.figures)
 

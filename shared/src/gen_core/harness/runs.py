@@ -17,7 +17,8 @@ from gen_core.harness.errors import LabelsMissing, UsageError
 from gen_core.harness.recipes import Protocol
 from gen_core.harness.registry import Domain
 
-CONFIG, SUMMARY = "config.toml", "summary.json"
+CONFIG, METRICS, SUMMARY, WEIGHTS = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
+LAST = Path("checkpoints") / "last.ckpt"
 
 
 @dataclass
@@ -62,6 +63,28 @@ def read_header(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}")
     return configs.read_toml(folder / CONFIG)
+
+
+def class_path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def update_header(folder: Path, cls: type, **values: Any) -> None:
+    """Write the class and `values` into `config.toml`, whole or not at all; its other keys stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG
+    header = configs.read_toml(path) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    configs.write_toml(temporary, header | {"class": class_path(cls)} | values)
+    temporary.replace(path)
+
+
+def header_of(folder: Path, cls: type) -> dict[str, Any]:
+    """The header of a folder that holds a `cls`; anything else is refused."""
+    header = read_header(folder)
+    if header.get("class") != class_path(cls):
+        raise UsageError(f"{folder} holds a {header.get('class')}, not a {class_path(cls)}")
+    return header
 
 
 def hardware() -> str:
@@ -132,7 +155,7 @@ def finish(domain: Domain, folder: Path, run: Run, protocol: Protocol, started: 
         metrics = {}
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    report.curve(folder / "metrics.jsonl", figures / "loss.png")
+    report.curve(folder / METRICS, figures / "loss.png")
     domain.module("protocols").figures(run, figures)
     card(domain, folder, header, metrics)
     seconds = round(time.monotonic() - started, 1)

@@ -122,7 +122,7 @@ def _resume(domain: Domain, folder: Path, target: str) -> int:
     data = domain.load_data(header["data"], **header["data_options"])
     if (found := domain.module("data").checksum(data)) != header["data_sha256"]:
         raise UsageError(f"the data {header['data']} has changed since the run began (sha256 {found[:12]}...)")
-    kept = any((folder / name).exists() for name in ("checkpoints/last.ckpt", "model.safetensors"))
+    kept = any((folder / name).exists() for name in (runs.LAST, runs.WEIGHTS))
     print(f"going on with {folder}" + ("" if kept else "; it has no checkpoint yet, so from step 0"))
     return _fit_and_finish(domain, folder, data, header)
 
@@ -136,7 +136,6 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
     fit.pop("threads", None)
     try:
         runs.execute(domain, header["method"], header["config"], run, train=True, out=out, resume=True, **fit)
-        run.model.save(out)
         metrics = runs.finish(domain, out, run, recipes.Protocol(**header["protocol"]), started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None

@@ -9,6 +9,7 @@ import safetensors.torch
 from torch import nn
 
 from gen_core.harness import config as configs
+from gen_core.harness import runs
 from gen_core.harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,45 +17,26 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Method")
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.toml"
-
-
-def class_path(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
-
 
 def save(model: "Method", folder: Path) -> None:
     """Write a model; the rename at the end makes a killed save leave the old file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CONFIG
-    header = configs.read_toml(path) if path.exists() else {}
     spec: Mapping[str, Any] = model.spec or {}
-    header |= {"class": class_path(type(model)), "given": model.given}
-    header |= {"config": model.config.model_dump(), "spec": dict(spec)}
-    temporary = path.with_suffix(".tmp")
-    configs.write_toml(temporary, header)
-    temporary.replace(path)
-    temporary = folder / (WEIGHTS + ".tmp")
+    runs.update_header(folder, type(model), given=model.given, config=model.config.model_dump(), spec=dict(spec))
+    temporary = folder / (runs.WEIGHTS + ".tmp")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     try:
         safetensors.torch.save_file(tensors, temporary)  # pyright: ignore[reportUnknownMemberType]
     except safetensors.SafetensorError as error:  # its form of a full disk
         raise OSError(f"{temporary}: {error}") from None
-    temporary.replace(folder / WEIGHTS)
+    temporary.replace(folder / runs.WEIGHTS)
 
 
 def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
     """Rebuild a saved model; every way in which the folder can be wrong is a `UsageError` that says which."""
-    path = folder / CONFIG
-    if not path.exists():
-        raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}")
-    header = configs.read_toml(path)
-    if header.get("class") != class_path(cls):
-        raise UsageError(f"{folder} holds a {header.get('class')}, not a {class_path(cls)}")
+    header = runs.header_of(folder, cls)
     if missing := sorted(set(header.get("given", ())) - set(given)):
         raise UsageError(f"{folder} was trained with your own {missing}; give it again: load(..., {missing[0]}=module)")
-    model = cls(configs.parse(cls.Config, header.get("config", {}), str(path)), **given)
+    model = cls(configs.parse(cls.Config, header.get("config", {}), str(folder / runs.CONFIG)), **given)
     model.prepare(header.get("spec", {}))
     restore(model, folder)
     return model
@@ -62,10 +44,12 @@ def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
 
 def restore(model: "Method", folder: Path) -> None:
     """Put the saved weights into a prepared model."""
-    path = folder / WEIGHTS
+    path = folder / runs.WEIGHTS
     try:
         model.load_state_dict(safetensors.torch.load_file(path))  # pyright: ignore[reportUnknownMemberType]
     except FileNotFoundError:
-        raise UsageError(f"{folder} has no {WEIGHTS}: its training did not end; go on with train --resume") from None
+        raise UsageError(
+            f"{folder} has no {runs.WEIGHTS}: its training did not end; go on with train --resume"
+        ) from None
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         raise UsageError(f"{path} is damaged or belongs to another model: {error}") from None
