@@ -15,6 +15,7 @@ MODULES = [
     "gen_core",
     "gen_core.losses.pairwise",
     "gen_core.losses.contrastive",
+    "gen_core.losses.variational",
     "gen_core.estimators.bounds",
     "gen_core.estimators.critics",
     "gen_core.evaluation.probe",

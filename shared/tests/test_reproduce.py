@@ -52,6 +52,31 @@ def test_gain_is_the_paired_mean_difference(finished):
     assert entry["gain"] == pytest.approx(sum(differences) / 5)
 
 
+def test_curves_are_the_mean_of_the_seeds_with_its_interval_and_are_drawn(finished):
+    out, record, _ = finished
+    (name,) = record["curves"]
+    assert (name, record["curves"][name]["kind"]) == ("separation over epochs", "mean")
+    band = record["curves"][name]["arms"]["untrained"]
+    assert band["x"] == [0.0, 1.0]
+    assert band["middle"][0] == pytest.approx(3.0)  # of 1, 2, 3, 4, 5
+    half = 2.776445 * (2.5 / 5) ** 0.5
+    assert (band["low"][0], band["high"][0]) == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert set(record["curves"][name]["arms"]) == {"auto", "raw", "untrained"}
+    assert (out / "toy" / "auto" / "rows-separation.png").stat().st_size > 5000
+
+
+def test_one_seed_with_an_interval_over_the_test_units(tmp_path):
+    record = reproduce.reproduce(DOMAIN, "auto/units", out=tmp_path, say=lambda _: None)
+    entry = record["baselines"]["untrained"]
+    assert entry["ci_method"] == "bootstrap over rows"
+    assert entry["gain"] == pytest.approx(0, abs=1e-6)  # the samples are centred
+    assert entry["gain_ci95"][0] < 0 < entry["gain_ci95"][1]
+    assert (record["seeds"], record["verdict"]) == ([0], "preliminary")
+    assert record["curves"]["separation over epochs"]["arms"]["auto"]["low"][0] == 1.0  # one seed has no interval
+    cell = json.loads((tmp_path / "toy" / "auto" / "units.cells" / "auto-0.json").read_text())
+    assert len(cell["samples"]["separation"]) == 256
+
+
 def test_finished_cells_are_not_run_again_and_a_changed_config_is(finished):
     out, record, _ = finished
     lines = []

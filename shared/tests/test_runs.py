@@ -1,5 +1,6 @@
 """The run folder and bad input: a clear error, exit status 2, nothing written, nothing lost."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -120,6 +121,57 @@ def test_a_method_without_training_makes_a_run_like_any_other(tmp_path, capsys):
     assert torch.equal(DOMAIN.method("raw").load(out).embed(load("rows")), load("rows").x)
     with pytest.raises(UsageError, match=r"holds a toydomain\.raw:Raw, not a toydomain\.auto:Auto"):
         Auto.load(out)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert cli.main(DOMAIN, ["train", "raw", "--data", "rows", "--out", str(out)]) == 0
+    return out
+
+
+def test_recommend_prints_a_ranking_or_json(plain, capsys):
+    words = ["recommend", str(plain), "--user", "7", "-k", "2"]
+    assert cli.main(DOMAIN, words) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["1", "item0", "7.0000"],
+        ["2", "item1", "6.0000"],
+    ]
+    assert cli.main(DOMAIN, [*words, "--exclude-seen", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "user": "7",
+        "items": [{"item": "item1", "score": 6.0}, {"item": "item2", "score": 5.0}],
+    }
+    assert cli.main(DOMAIN, [*words[:-1], "0"]) == 2
+    assert "-k 0: must be at least 1" in capsys.readouterr().err
+
+
+def test_predict_writes_all_rows_and_prints_the_first(plain, tmp_path, capsys):
+    out = tmp_path / "predictions.csv"
+    assert cli.main(DOMAIN, ["predict", str(plain), "--out", str(out)]) == 0
+    assert "256 rows of id, class" in capsys.readouterr().out
+    lines = out.read_text().splitlines()
+    assert (len(lines), lines[0], lines[2]) == (257, "id,class", "1,even")
+    assert cli.main(DOMAIN, ["predict", str(plain)]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 21
+    assert "256 rows in all" in shown.err
+    assert cli.main(DOMAIN, ["predict", str(plain), "--out", "/dev/full"]) == 2
+
+
+def test_a_verb_that_the_method_or_the_domain_lacks(run, capsys):
+    assert cli.main(DOMAIN, ["recommend", str(run), "--user", "u"]) == 2
+    assert "recommend: auto cannot; methods that can: raw" in capsys.readouterr().err
+    without = dataclasses.replace(DOMAIN, verbs=())
+    assert cli.main(without, ["embed", str(run)]) == 2
+    assert "unknown verb 'embed'" in capsys.readouterr().err
+
+
+def test_the_card_and_the_end_of_training_name_what_the_method_can(run, plain, capsys):
+    assert "gen-toy embed" in (run / "README.md").read_text()
+    assert "gen-toy recommend" not in (run / "README.md").read_text()
+    for verb in ("embed", "recommend", "predict"):
+        assert f"gen-toy {verb} {plain}" in (plain / "README.md").read_text()
 
 
 def test_fit_never_overwrites_a_run(run):

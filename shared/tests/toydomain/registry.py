@@ -1,6 +1,7 @@
 from gen_core.harness.registry import Dataset, Domain
 
 DOMAIN = Domain(
+    verbs=("embed", "recommend", "predict"),
     name="toy",
     package="toydomain",
     summary="Rows of numbers, for tests of the harness",

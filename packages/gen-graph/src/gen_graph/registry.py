@@ -28,6 +28,7 @@ DOMAIN = Domain(
         "pubmed": _planetoid("PubMed", "PubMed citations: 19,717 nodes, 500 words, 3 classes, public split"),
     },
     demo="dgi/csbm",
+    verbs=("embed",),
     protocol_default="linear",
     data_options={
         "features": "Features of your own edge list: .npy, (n, f); row i belongs to node i.",

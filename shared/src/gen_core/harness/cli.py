@@ -22,10 +22,23 @@ from tyro.conf import FlagConversionOff, arg
 from gen_core.harness import config as configs
 from gen_core.harness import recipes, registry, verbs
 from gen_core.harness.errors import UsageError, nearest
-from gen_core.harness.options import Compare, Data, Demo, Embed, Evaluate, List, ListAll, Reproduce, Train
+from gen_core.harness.options import (
+    Compare,
+    Data,
+    Demo,
+    Embed,
+    Evaluate,
+    List,
+    ListAll,
+    Predict,
+    Recommend,
+    Reproduce,
+    Train,
+)
 from gen_core.harness.registry import Domain
 
-VERBS = {"list": List, "train": Train, "evaluate": Evaluate, "reproduce": Reproduce, "embed": Embed, "data": Data}
+VERBS = {"list": List, "train": Train, "evaluate": Evaluate, "reproduce": Reproduce, "data": Data}
+USES = {"embed": Embed, "recommend": Recommend, "predict": Predict}  # those of a domain's `verbs`
 ABOVE = {"list": ListAll, "demo": Demo, "compare": Compare}
 
 
@@ -66,7 +79,7 @@ def main(domain: Domain | None, argv: Sequence[str]) -> int:
 
 def _dispatch(domain: Domain | None, argv: list[str]) -> int:
     prog = domain.command if domain else "gen"
-    shapes: Mapping[str, Any] = VERBS if domain else ABOVE
+    shapes: Mapping[str, Any] = VERBS | {verb: USES[verb] for verb in domain.verbs} if domain else ABOVE
     about = domain.summary if domain else "Generative and contrastive representation learning: what is installed here."
     if not argv or argv[0] not in shapes:
         if argv and not argv[0].startswith("-"):
@@ -91,8 +104,8 @@ def _dispatch(domain: Domain | None, argv: list[str]) -> int:
     if verb in ("train", "reproduce"):
         method, options, overrides = _parse_with_config(domain, verb, shapes[verb], rest)
         return (verbs.train if verb == "train" else verbs.reproduce)(domain, options, method, overrides)
-    actions = {"list": verbs.list_, "evaluate": verbs.evaluate, "embed": verbs.embed, "data": verbs.data}
-    return actions[verb](domain, _parse(f"{prog} {verb}", shapes[verb], rest))
+    action = {"list": verbs.list_}.get(verb) or getattr(verbs, verb)
+    return action(domain, _parse(f"{prog} {verb}", shapes[verb], rest))
 
 
 def _parse(prog: str, shape: Any, argv: list[str]) -> Any:

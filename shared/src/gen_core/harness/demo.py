@@ -28,11 +28,13 @@ def _table(state: State) -> Any:
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    against = record["baselines"][record["claim_against"]]
+    shown = record["claim_against"] or next(iter(record["baselines"]))
+    against = record["baselines"][shown]
+    smoke = "smoke: " if record["note"].startswith("smoke") else ""
     return {
-        "method": f"{record['method']}/{record['recipe']}",
+        "method": f"{smoke}{record['method']}/{record['recipe']}",
         "value": f"{report.summarise(record['values'])} {record['unit']} {record['metric']}",
-        "baseline": f"{record['claim_against']}: {report.summarise(against['values'])}",
+        "baseline": f"{shown}: {report.summarise(against['values'])}",
         "gain": report.gain(against),
         "verdict": record["verdict"],
         "seconds": f"{record['seconds']:.0f}",
@@ -44,7 +46,7 @@ def demo(options: "Demo") -> int:
     from rich.console import Console
     from rich.live import Live
 
-    if options.seeds < 1 or options.jobs < 1:
+    if (options.seeds is not None and options.seeds < 1) or options.jobs < 1:
         raise UsageError(f"--seeds {options.seeds}, --jobs {options.jobs}: must be at least 1")
     found = registry.domains()
     ready = {name: domain for name, domain in found.items() if domain.demo}
@@ -111,6 +113,8 @@ def write_page(out: Path, domains: Mapping[str, registry.Domain], records: Mappi
                 for arm in (record["method"], record["claim_against"])
                 for path in sorted((out / "figures" / f"{name}-{arm}").glob("*.png"))
             ]
+            home = out / name / record["method"]
+            figures += [{"title": path.stem, "source": _image(path)} for path in report.record_curves(record, home)]
             note = recipes.load(domain, f"{record['method']}/{record['recipe']}")[1].note
             about = f"Data: {domain.datasets[record['dataset']].summary}." + (f" Setting: {note}." if note else "")
             section |= {"row": _row(record), "record": record, "figures": figures, "bars": _bars(record)}

@@ -95,6 +95,24 @@ class Method(lightning.LightningModule):
             self.training_data = None
         return self
 
+    def descend(self, optimizer: Any, loss: Tensor) -> None:
+        """One step of one network's optimiser in a method with `automatic_optimization = False`.
+
+        Gradients go to the optimiser's own parameters only: nothing has to be frozen, and nothing leaks to the others.
+        """
+        own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad()
+        if self.trainer.world_size == 1:
+            self.manual_backward(loss, inputs=own)
+        else:  # DDP's own reduction expects a gradient in every parameter
+            with self.trainer.strategy.model.no_sync():  # pyright: ignore
+                self.manual_backward(loss, inputs=own)
+            for parameter in own:
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.trainer.world_size
+        optimizer.step()
+
     def train_dataloader(self) -> Any:
         from gen_core.harness.fitting import mix
 

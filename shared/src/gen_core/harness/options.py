@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from gen_core.harness.errors import UsageError
 
@@ -119,6 +119,36 @@ class Embed(Engine):
 
 
 @dataclass(kw_only=True)
+class Recommend(Engine):
+    """The items that a trained run ranks first for a user."""
+
+    run: Positional[Path]
+    """run folder"""
+    user: str
+    """the user's id in the data"""
+    k: Annotated[int, arg(aliases=["-k"])] = 10
+    """how many"""
+    exclude_seen: bool = False
+    """leave out what the user already has"""
+    data: str | None = None
+    """other data with that user's history, on the same items (default: the run's)"""
+    json: bool = False
+    """print one JSON object"""
+
+
+@dataclass(kw_only=True)
+class Predict(Engine):
+    """The class that a trained run gives to each row of the data."""
+
+    run: Positional[Path]
+    """run folder"""
+    data: str | None = None
+    """a registered data set or your own data (default: the run's)"""
+    out: Path | None = None
+    """csv to write (default: the first rows are printed)"""
+
+
+@dataclass(kw_only=True)
 class Data:
     """Registered data sets: `data list`, or make one ready: `data prepare NAME`."""
 
@@ -143,8 +173,8 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """folder of the page"""
-    seeds: int = 5
-    """seeds a method"""
+    seeds: int | None = None
+    """seeds a method (default: each recipe's)"""
     jobs: int = 2
     """cells at a time"""
 

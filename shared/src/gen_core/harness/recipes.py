@@ -63,6 +63,8 @@ class Recipe(_Strict):
     unit: str
     higher_is_better: bool = True
     seeds: Annotated[list[int], Field(min_length=1)]
+    interval_over: str | None = None
+    """Unit of the test data, such as "users", that intervals pair in place of seeds: for a record of one seed."""
     claim_against: str | None = None
     config: dict[str, Any] = {}
     baselines: dict[str, Baseline] = {}

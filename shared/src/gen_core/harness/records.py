@@ -35,8 +35,13 @@ def build(
     baselines: dict[str, Any] = {}
     for arm in recipe.baselines:
         both = [seed for seed in own if (arm, seed) in cells]
-        values = metric(arm, recipe.metric, both)
-        entry = compare(metric(recipe.method, recipe.metric, both), values, recipe.higher_is_better, domain.interval)
+        values, own_values = (metric(name, recipe.metric, both) for name in (arm, recipe.method))
+        if recipe.interval_over is None:
+            entry = compare(own_values, values, recipe.higher_is_better, domain.interval)
+        else:
+            own_units, units = (_units(cells, name, recipe.metric, both) for name in (recipe.method, arm))
+            entry = compare(own_units, units, recipe.higher_is_better, "auto")
+            entry["ci_method"] = entry["ci_method"] and f"{entry['ci_method']} over {recipe.interval_over}"
         baselines[arm] = {"values": values, **entry, "also": _also(cells, arm, both, recipe.metric)}
     wanted = [(arm, seed) for arm in (recipe.method, *recipe.baselines) for seed in seeds]
     failed = [{"arm": arm, "seed": seed} for arm, seed in wanted if (arm, seed) not in cells]
@@ -62,6 +67,8 @@ def build(
         "hardware": "; ".join(sorted({cell["hardware"] for cell in cells.values()})),
         **{key: next((cell[key] for cell in cells.values()), None) for key in ("threads", "versions", "commit")},
     }
+    if bands := _bands(cells, (recipe.method, *recipe.baselines), own, domain.interval):
+        record["curves"] = bands
     if failed:
         record["failed"] = failed
     record["verdict"] = verdict(record, domain.claim_seeds)
@@ -71,6 +78,39 @@ def build(
 def _also(cells: Cells, arm: str, seeds: Sequence[int], metric: str) -> dict[str, list[float]]:
     names = cells[arm, seeds[0]]["metrics"] if seeds else ()
     return {key: [cells[arm, seed]["metrics"][key] for seed in seeds] for key in names if key != metric}
+
+
+def _units(cells: Cells, arm: str, metric: str, seeds: Sequence[int]) -> list[float]:
+    """A metric's value at each test unit, the mean over the seeds."""
+    rows = [cells[arm, seed]["samples"][metric] for seed in seeds]
+    return [statistics.fmean(values) for values in zip(*rows, strict=True)]
+
+
+def _bands(cells: Cells, arms: Sequence[str], seeds: Sequence[int], kind: Kind) -> dict[str, Any]:
+    """name -> {kind, arms: {arm: {x, middle, low, high}}}: the middle over the seeds and its interval, at each x."""
+    bands: dict[str, Any] = {}
+    for arm in arms:
+        curves = [cells[arm, seed].get("curves", {}) for seed in seeds if (arm, seed) in cells]
+        for name in curves[0] if curves else ():
+            band: dict[str, list[float]] = {"x": [], "middle": [], "low": [], "high": []}
+            for points in zip(*(curve[name] for curve in curves), strict=True):
+                point = _middle([y for _, y in points if math.isfinite(y)], kind)
+                if point:
+                    for key, value in zip(band, (points[0][0], *point), strict=True):
+                        band[key].append(value)
+            entry = bands.setdefault(name, {"kind": "IQM" if kind == "iqm" else "mean", "arms": {}})
+            entry["arms"][arm] = band
+    return bands
+
+
+def _middle(values: Sequence[float], kind: Kind) -> tuple[float, float, float] | None:
+    """Mean or IQM with its 95 % interval; the value itself where there is but one."""
+    from gen_core.evaluation.stats import paired_interval
+
+    if not values:
+        return None
+    middle, low, high, _ = paired_interval(values, 0.0, kind=kind, resamples=2000)
+    return (middle, low, high) if math.isfinite(low) else (middle, middle, middle)
 
 
 def compare(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool, kind: Kind) -> dict[str, Any]:

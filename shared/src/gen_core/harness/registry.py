@@ -36,6 +36,8 @@ class Domain:
     """Evaluates runs on data that no recipe of the method names."""
     data_options: Mapping[str, str] = field(default_factory=dict[str, str])
     """Further files of the user's own data, `--features x.npy`: name -> help text."""
+    verbs: tuple[str, ...] = ()
+    """What its models do beside being evaluated: `embed`, `recommend`, `predict`."""
     engines: tuple[str, ...] = ()
     """Distributions whose versions are recorded beside torch and lightning."""
     claim_seeds: int = 5

@@ -57,6 +57,39 @@ def curves(lines: Mapping[str, Sequence[tuple[int, float]]], out: Path, label: s
     figure.savefig(out, dpi=120)
 
 
+def bars(series: Mapping[str, Mapping[str, float]], out: Path, ylabel: str) -> None:
+    """Grouped bars, series -> {label: value}: a group a label, in it a bar a series."""
+    labels = list(dict.fromkeys(label for values in series.values() for label in values))
+    figure, axes = _axes(max(4.0, 1.1 * len(labels) + 1.6), 3.6)
+    width = 0.8 / len(series)
+    for index, (name, values) in enumerate(series.items()):
+        places = [labels.index(label) + (index - (len(series) - 1) / 2) * width for label in values]
+        drawn = axes.bar(places, list(values.values()), width * 0.94, label=name)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(ylabel=ylabel)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(out, dpi=120)
+
+
+def record_curves(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """One figure a curve of the record, `<recipe>-<name>.png`: each arm's middle over the seeds and its interval."""
+    drawn: list[Path] = []
+    for name, curve in record.get("curves", {}).items():
+        figure, axes = _axes(6, 3.6)
+        for arm, band in curve["arms"].items():
+            (line,) = axes.plot(band["x"], band["middle"], label=arm)
+            axes.fill_between(band["x"], band["low"], band["high"], color=line.get_color(), alpha=0.15, linewidth=0)
+        ylabel, _, xlabel = name.partition(" over ")
+        axes.set(xlabel=xlabel or "step", ylabel=ylabel)
+        axes.set_title(f"{record['method']}/{record['recipe']}: {curve['kind']} of {len(record['seeds'])} seeds, 95 %")
+        axes.legend(frameon=False)
+        drawn.append(folder / f"{record['recipe']}-{ylabel.replace(' ', '-')}.png")
+        figure.savefig(drawn[-1], dpi=120)
+    return drawn
+
+
 def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> None:
     """t-SNE of embeddings (n, d), coloured by class where labelled; at most 1,500 rows, chosen with a fixed seed."""
     from matplotlib import colormaps

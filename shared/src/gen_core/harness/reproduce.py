@@ -47,6 +47,7 @@ class Job:
     options: Mapping[str, Any]
     threads: int
     figures: Path | None = None
+    samples: bool = False
 
     @property
     def stem(self) -> str:
@@ -67,7 +68,8 @@ class Job:
         except (OSError, ValueError):
             return None
         drawn = self.figures is None or self.figures.exists()
-        return cell if cell.get("key") == self.key and drawn else None
+        enough = drawn and (not self.samples or "samples" in cell)
+        return cell if cell.get("key") == self.key and enough else None
 
 
 def _limit(threads: int) -> None:
@@ -106,7 +108,10 @@ def _cell(job: Job) -> None:
         metrics = runs.evaluate(job.domain, job.arm.protocol, run)
         if job.figures:
             _draw(job, run, work)
-        cell = {"key": job.key, "arm": job.arm.name, "seed": job.seed, "metrics": metrics}
+        cell: dict[str, Any] = {"key": job.key, "arm": job.arm.name, "seed": job.seed, "metrics": metrics}
+        cell |= {"curves": run.curves} if run.curves else {}
+        if job.samples:
+            cell["samples"] = run.samples
         cell |= {"seconds": round(time.monotonic() - started, 2), **runs.origin(job.domain, job.threads)}
         runs.write_json(job.path, cell)
         shutil.rmtree(work, ignore_errors=True)
@@ -225,6 +230,8 @@ def reproduce(
         say: told what happens, a line at a time.
         ended: told how many of the cells to run have ended, and how many there are.
     """
+    from gen_core.harness import report
+
     name, recipe = recipes.load(domain, target)
     arms = recipes.arms(recipe, overrides)
     if overrides:
@@ -244,7 +251,8 @@ def reproduce(
         drawn = figures if seed == chosen[0] and arm.name in (recipe.method, recipe.claim_against) else None
         drawn = drawn / f"{domain.name}-{arm.name}" if drawn else None
         key = plan["keys"][arm.name]
-        return Job(domain, arm, recipe.data, seed, key, folder, dict(options or {}), threads, drawn)
+        samples = recipe.interval_over is not None
+        return Job(domain, arm, recipe.data, seed, key, folder, dict(options or {}), threads, drawn, samples)
 
     every = [job(arm, seed) for seed in chosen for arm in arms.values()]
     todo = [cell for cell in every[index::count] if cell.read() is None]
@@ -268,6 +276,7 @@ def reproduce(
     for entry in record.get("failed", ()):
         entry["reason"] = reasons.get((entry["arm"], entry["seed"]), "not run")
     runs.write_json(home / f"{name}.json", record)
+    report.record_curves(record, home)
     return record
 
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ LAST = Path("checkpoints") / "last.ckpt"
 
 @dataclass
 class Run:
-    """What a protocol sees: a fitted model, the data, the seed."""
+    """What a protocol sees, a fitted model, the data, the seed, and what it may leave beside its metrics."""
 
     model: Any
     data: Any
     seed: int
+    samples: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """A metric's values, one a test unit (a user, an image): a recipe's `interval_over` pairs them."""
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
+    """Curves over training, name -> [(x, y), ...]; all seeds on the same x, so that `reproduce` can draw their mean."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -163,6 +167,18 @@ def finish(domain: Domain, folder: Path, run: Run, protocol: Protocol, started: 
     return metrics
 
 
+def next_commands(domain: Domain, folder: Path, header: dict[str, Any]) -> list[str]:
+    """What can be done with a finished run, as commands."""
+    cls, command, data = domain.method(header["method"]), domain.command, header["data"]
+    uses = {
+        "embed": f"{command} embed {folder} --data {data} --out z.npz",
+        "recommend": f"{command} recommend {folder} --user U -k 10",
+        "predict": f"{command} predict {folder} --data {data} --out predictions.csv",
+    }
+    can = [uses[verb] for verb in domain.verbs if hasattr(cls, verb)]
+    return [f"{command} evaluate {folder}", *can]
+
+
 def card(domain: Domain, folder: Path, header: dict[str, Any], metrics: dict[str, float]) -> None:
     """The model card, `README.md`."""
     cls = domain.method(header["method"])
@@ -175,9 +191,9 @@ def card(domain: Domain, folder: Path, header: dict[str, Any], metrics: dict[str
         f"# {header['method']} on {header['data']}\n\n{about}\n\n"
         f"## Results\nProtocol `{protocol}`, seed {header['seed']}.\n\n| metric | value |\n|---|---|\n{rows}\n\n"
         f"## Settings\n| field | value |\n|---|---|\n{settings}\n\n"
-        f"## Use\n```python\nfrom {module} import {name}\n\n"
-        f"model = {name}.load({str(folder)!r})\nz = model.embed(data)\n```\n"
-        f"`{domain.command} evaluate {folder}`, `{domain.command} embed {folder} --data D --out z.npz`\n\n"
+        f"## Use\n```python\nfrom {module} import {name}\n\nmodel = {name}.load({str(folder)!r})\n```\n"
+        + "".join(f"    {command}\n" for command in next_commands(domain, folder, header))
+        + "\n"
         "## Limits\nTrained on the data named above and evaluated on its own test part; other data is unknown.\n"
         "The weights are in `model.safetensors`, how to repeat the run in `config.toml`, the machine in "
         "`environment.json`.\n",

@@ -11,8 +11,11 @@ from typing import Any
 from gen_core.harness import config as configs
 from gen_core.harness import recipes
 from gen_core.harness.errors import UsageError, nearest
-from gen_core.harness.options import Data, Embed, Engine, Evaluate, List, ListAll
+from gen_core.harness.options import Data, Embed, Engine, Evaluate, List, ListAll, Predict, Recommend
 from gen_core.harness.registry import Domain
+
+PREVIEW = 20
+"""Rows that `predict` prints where it has no file to write."""
 
 
 def recipe_of(domain: Domain, target: str, data: str | None) -> tuple[str, recipes.Recipe] | None:
@@ -122,7 +125,7 @@ def _resume(domain: Domain, folder: Path, target: str) -> int:
     data = domain.load_data(header["data"], **header["data_options"])
     if (found := domain.module("data").checksum(data)) != header["data_sha256"]:
         raise UsageError(f"the data {header['data']} has changed since the run began (sha256 {found[:12]}...)")
-    kept = any((folder / name).exists() for name in (runs.LAST, runs.WEIGHTS))
+    kept = (folder / runs.WEIGHTS).exists() or any((folder / runs.LAST.parent).glob("*"))
     print(f"going on with {folder}" + ("" if kept else "; it has no checkpoint yet, so from step 0"))
     return _fit_and_finish(domain, folder, data, header)
 
@@ -145,8 +148,8 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
     for name, value in metrics.items():
         print(f"{name}: {value:.4f}")
     print(f"run folder: {out}\nnext:")
-    print(f"  {domain.command} evaluate {out}")
-    print(f"  {domain.command} embed {out} --data {header['data']} --out z.npz")
+    for command in runs.next_commands(domain, out, header):
+        print(f"  {command}")
     return 0
 
 
@@ -183,12 +186,19 @@ def evaluate(domain: Domain, options: Evaluate) -> int:
     return 0
 
 
+def _able(domain: Domain, verb: str, folder: Path, data: str | None) -> Any:
+    """The run, where its method has that verb."""
+    header, run = _open(domain, folder, data)
+    if not hasattr(run.model, verb):
+        able = [name for name in domain.methods if hasattr(domain.method(name), verb)]
+        raise UsageError(f"{verb}: {header['method']} cannot; methods that can: {', '.join(able) or 'none'}")
+    return run
+
+
 def embed(domain: Domain, options: Embed) -> int:
     import numpy as np
 
-    header, run = _open(domain, options.run, options.data)
-    if not hasattr(run.model, "embed"):
-        raise UsageError(f"{header['method']} has no representation to write; gen-X list shows methods that have")
+    run = _able(domain, "embed", options.run, options.data)
     _to_device(options, run)
     vectors = np.asarray(run.model.embed(run.data))
     ids = np.array(domain.module("data").ids(run.data))
@@ -198,6 +208,44 @@ def embed(domain: Domain, options: Embed) -> int:
     except OSError as error:
         raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
     print(f"wrote {options.out}: ids {ids.shape}, vectors {vectors.shape}")
+    return 0
+
+
+def recommend(domain: Domain, options: Recommend) -> int:
+    if options.k < 1:
+        raise UsageError(f"-k {options.k}: must be at least 1")
+    run = _able(domain, "recommend", options.run, options.data)
+    _to_device(options, run)
+    found = run.model.recommend(run.data, options.user, options.k, options.exclude_seen)
+    if options.json:
+        items = [{"item": item, "score": score} for item, score in found]
+        print(json.dumps({"user": options.user, "items": items}))
+        return 0
+    for rank, (item, score) in enumerate(found, start=1):
+        print(f"{rank:4}  {item:24} {score:.4f}")
+    return 0
+
+
+def predict(domain: Domain, options: Predict) -> int:
+    import csv
+    import itertools
+    import sys
+
+    run = _able(domain, "predict", options.run, options.data)
+    _to_device(options, run)
+    columns: dict[str, Any] = run.model.predict(run.data)
+    rows = list(zip(*columns.values(), strict=True))
+    try:
+        with options.out.open("w", newline="") if options.out else contextlib.nullcontext(sys.stdout) as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows if options.out else itertools.islice(rows, PREVIEW))
+    except OSError as error:
+        raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
+    if options.out:
+        print(f"wrote {options.out}: {len(rows)} rows of {', '.join(columns)}")
+    elif len(rows) > PREVIEW:
+        print(f"... {len(rows)} rows in all; --out FILE.csv writes them", file=sys.stderr)
     return 0
 
 

@@ -4,7 +4,7 @@ All of them cast half precision to float32 and leave autocast for the logits: lo
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +95,64 @@ def nt_xent(
         neg_b = torch.logaddexp(_negatives(b, b, temperature).logsumexp(1), ab.logsumexp(0))
         # softplus(neg - pos) = -log softmax of the positive, and exact where log(sum) - pos would cancel.
         return _reduce(softplus(torch.cat([neg_a, neg_b]) - _inner(a, b, temperature).repeat(2)), reduction)
+
+
+def sup_con(
+    features: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor = 0.1,
+    empty: Literal["skip", "zero"] = "skip",
+    reduction: Reduction = "mean",
+    *,
+    normalize: bool = True,
+) -> Tensor:
+    """SupCon (Khosla et al. 2020, eq. 2, L_out): each row must find all others of its class among the N - 1 others.
+
+    l_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{k != i} exp(s_ik / t) ), P(i) = {p != i : y_p = y_i}, s
+    the cosine. The released code multiplies by t / 0.07; we do not. Two views of each image, labelled by the image,
+    give `nt_xent`.
+
+    Args:
+        features: (N, D) floating, one row a view or sample.
+        labels: (N,) integers; only their equality matters.
+        temperature: t > 0; a tensor with one element gets a gradient.
+        empty: anchors without another row of their class leave the mean (`skip`), or count in it as 0 (`zero`, as in
+            the released code). Where no anchor has one the loss is 0, connected to the graph.
+        reduction: `mean` or `sum` over the anchors, or `none`: (N,), 0 at anchors without a positive.
+        normalize: divide rows by their length (a zero row stays zero, with a finite gradient).
+
+    Returns:
+        Nats, a scalar or (N,) for `none`.
+
+    Raises:
+        ValueError: shapes do not fit, labels are no integers, NaN or infinite input, bad temperature, empty or
+            reduction.
+
+    Examples:
+        >>> z = torch.eye(2).repeat(2, 1)
+        >>> f"{sup_con(z, torch.tensor([0, 1, 0, 1]), temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
+        '0.23954'
+    """
+    z = floating("features", features, 2)
+    if labels.is_floating_point() or labels.shape != z.shape[:1]:
+        raise ValueError(f"labels must be {len(z)} integers, one a row, got {labels.dtype} {tuple(labels.shape)}")
+    if empty not in ("skip", "zero"):
+        raise ValueError(f"empty must be 'skip' or 'zero', got {empty!r}")
+    _check(temperature, reduction)
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z, eps=1e-8) if normalize else z
+        unique: Any = torch.unique  # pyright: ignore
+        _, kind, size = unique(labels, return_inverse=True, return_counts=True)
+        others: Tensor = (size - 1)[kind]
+        has = others > 0
+        # The mean of the positives' logits from the class sums, O(N D), where a mask would be N x N.
+        sums = torch.zeros(len(size), z.shape[1], dtype=z.dtype, device=z.device).index_add(0, kind, z)
+        pos = _inner(z, (sums[kind] - z) / others.clamp(min=1)[:, None], temperature)
+        loss = _negatives(z, z, temperature).logsumexp(1) - pos
+        loss = torch.where(has, loss, z.sum(1) * 0)  # of a single row the logsumexp is -inf, and its gradient NaN
+        if reduction == "mean" and empty == "skip":
+            return loss.sum() / has.sum().clamp(min=1)
+        return _reduce(loss, reduction)
 
 
 def _views(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,3 +88,32 @@ def binary_nce(pos: Tensor, neg: Tensor, reduction: Literal["mean", "sum-of-mean
     if reduction == "sum-of-means":
         return pos_terms.mean() + neg_terms.mean()
     raise ValueError(f"reduction must be 'mean' or 'sum-of-means', got {reduction!r}")
+
+
+def pair_mse(pos: Tensor, neg: Tensor) -> Tensor:
+    """Squared error of a pair discriminator whose label says "different": mean pos^2 + mean (neg - 1)^2.
+
+    The loss of RCRL (Liu et al. 2021), on probabilities w in [0, 1] that two state-action pairs differ in return: label
+    0 for the pairs of one segment, 1 for the others. Chance, w = 1/2 everywhere, is 0.5; the population's optimum is
+    w = P(label = 1 | pair).
+
+    Args:
+        pos: (P,) probabilities of pairs labelled 0 (the same).
+        neg: (K,) probabilities of pairs labelled 1 (different).
+
+    Returns:
+        A scalar to minimise, no unit.
+
+    Raises:
+        ValueError: an input is not floating, is empty, NaN, infinite or outside [0, 1].
+
+    Examples:
+        >>> half = torch.full((3,), 0.5)
+        >>> pair_mse(half, half).item()
+        0.5
+    """
+    same, different = floating("pos", pos, 1), floating("neg", neg, 1)
+    for name, value in (("pos", same), ("neg", different)):
+        if bool(((value < 0) | (value > 1)).any()):
+            raise ValueError(f"{name} must hold probabilities in [0, 1], got {value.min():.4g} to {value.max():.4g}")
+    return same.square().mean() + (different - 1).square().mean()
