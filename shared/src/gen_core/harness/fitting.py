@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -114,7 +115,11 @@ class Seeds(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             seed = mix(pl_module.fit_seed, trainer.current_epoch, trainer.global_rank)
-            lightning.seed_everything(seed, verbose=False)
+            # Not seed_everything: it also sets PL_GLOBAL_SEED, by which Lightning shards the order of the next epoch,
+            # and ranks with different values there would share some rows and leave others out.
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
 
 
 class EpochEnd(Checkpoint):
