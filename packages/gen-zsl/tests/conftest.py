@@ -51,7 +51,11 @@ def mat():
     def loc(mask):
         return (mask.nonzero()[0] + 1)[:, None].astype("uint16")
 
-    images = {"features": x.T, "labels": (labels + 1)[:, None].astype("uint8"), "image_files": cell([f"i{n}" for n in range(60)])}
+    images = {
+        "features": x.T,
+        "labels": (labels + 1)[:, None].astype("uint8"),
+        "image_files": cell([f"i{n}" for n in range(60)]),
+    }
     splits = {
         "att": draw.random((4, 6)) + 0.1,
         "allclasses_names": cell(["antelope", "grizzly+bear", "killer+whale", "beaver", "dalmatian", "ox"]),

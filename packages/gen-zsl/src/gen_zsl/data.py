@@ -74,7 +74,7 @@ class ZeroShot:
         return every[~torch.isin(every, self.seen)]
 
 
-def load(name_or_path: str | Path, semantics: str | Path | None = None, scale: bool = False) -> ZeroShot:
+def load(name_or_path: str | Path, semantics: str | None = None, scale: bool = False) -> ZeroShot:
     """A registered data set by name, or the user's own xlsa17 folder by path.
 
     `semantics`: reads SEMANTICS_splits.mat of the folder; by default `att`, or the only one. `scale` maps each feature
@@ -83,7 +83,6 @@ def load(name_or_path: str | Path, semantics: str | Path | None = None, scale: b
     Raises `UsageError` that names the file, the key, the value and what is allowed.
     """
     name = str(name_or_path)
-    semantics = None if semantics is None else Path(semantics).name.removesuffix(SPLITS)
     if name == "digits":
         if semantics is not None:
             raise UsageError(f"semantics {semantics!r}: 'digits' has one description of its classes only")

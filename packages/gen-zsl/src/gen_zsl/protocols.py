@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from gen_core.evaluation import gzsl as scores
+from gen_core.evaluation import gzsl_accuracy, per_class_accuracy
 from gen_core.harness import report
 from gen_core.harness.errors import UsageError
 from gen_zsl.data import ZeroShot, inner
@@ -82,9 +82,9 @@ def _test(model: Any, data: ZeroShot) -> dict[str, float]:
     rows = torch.cat([data.test_seen, data.test_unseen])
     seen, unseen = data.labels[data.test_seen].unique(), data.labels[data.test_unseen].unique()
     predicted = model.scores(data.features[rows]).argmax(1)
-    u, s, h = scores.gzsl(predicted, data.labels[rows], seen, unseen)
+    u, s, h = gzsl_accuracy(predicted, data.labels[rows], seen, unseen)
     alone = model.scores(data.features[data.test_unseen], unseen_only=True).argmax(1)
-    t1 = scores.per_class_accuracy(alone, data.labels[data.test_unseen], unseen)
+    t1 = per_class_accuracy(alone, data.labels[data.test_unseen], unseen)
     return {"H": h, "U": u, "S": s, "T1": t1}
 
 

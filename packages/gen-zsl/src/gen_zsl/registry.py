@@ -47,7 +47,7 @@ DOMAIN = Domain(
     data_options={
         "semantics": "Of your own folder: reads SEMANTICS_splits.mat (default: att, or the only one there).",
     },
-    verbs=("predict",),
+    verbs=("embed", "predict"),
 )
 
 

@@ -39,7 +39,7 @@ def per_class_accuracy(predicted: Array, labels: Array, classes: Iterable[int] |
     return 100 * sum(shares) / len(shares)
 
 
-def gzsl(
+def gzsl_accuracy(
     predicted: Array, labels: Array, seen: Iterable[int] | Array, unseen: Iterable[int] | Array
 ) -> tuple[float, float, float]:
     """U, S and H of generalised zero-shot classification (Xian et al. 2018, eq. 7), in percent.
@@ -57,7 +57,7 @@ def gzsl(
         ValueError: as in `per_class_accuracy`; a class that is seen and unseen.
 
     Examples:
-        >>> u, s, h = gzsl(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1]), seen=[0], unseen=[1])
+        >>> u, s, h = gzsl_accuracy(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1]), seen=[0], unseen=[1])
         >>> f"{u:.0f} {s:.0f} {h:.4f}"
         '50 100 66.6667'
     """

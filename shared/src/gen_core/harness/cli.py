@@ -173,7 +173,7 @@ def _with_data_options(domain: Domain, shape: Any) -> Any:
     if shape is not Train or not domain.data_options:
         return shape
     options = domain.data_options.items()
-    extra = [(name, Annotated[Path | None, arg(help=text)], field(default=None)) for name, text in options]
+    extra = [(name, Annotated[str | None, arg(help=text)], field(default=None)) for name, text in options]
     made = dataclasses.make_dataclass(shape.__name__, extra, bases=(shape,), kw_only=True)
     made.__doc__ = shape.__doc__
     return made

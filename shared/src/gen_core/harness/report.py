@@ -74,7 +74,10 @@ def bars(series: Mapping[str, Mapping[str, float]], out: Path, ylabel: str) -> N
 
 
 def record_curves(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """One figure a curve of the record, `<recipe>-<name>.png`: each arm's middle over the seeds and its interval."""
+    """One figure a curve of the record, `<recipe>-<name>.png`: each arm's middle over the seeds and its interval.
+
+    A curve's name may say what it is over, `return over steps`; without that it is over epochs.
+    """
     drawn: list[Path] = []
     for name, curve in record.get("curves", {}).items():
         figure, axes = _axes(6, 3.6)
@@ -82,7 +85,7 @@ def record_curves(record: Mapping[str, Any], folder: Path) -> list[Path]:
             (line,) = axes.plot(band["x"], band["middle"], label=arm)
             axes.fill_between(band["x"], band["low"], band["high"], color=line.get_color(), alpha=0.15, linewidth=0)
         ylabel, _, xlabel = name.partition(" over ")
-        axes.set(xlabel=xlabel or "step", ylabel=ylabel)
+        axes.set(xlabel=xlabel or "epoch", ylabel=ylabel)
         axes.set_title(f"{record['method']}/{record['recipe']}: {curve['kind']} of {len(record['seeds'])} seeds, 95 %")
         axes.legend(frameon=False)
         drawn.append(folder / f"{record['recipe']}-{ylabel.replace(' ', '-')}.png")

@@ -65,8 +65,10 @@ def data(domain: Domain, options: Data) -> int:
         return 0
     if options.name not in domain.datasets:
         raise UsageError(nearest(options.name, domain.datasets, "data set"))
-    found = domain.load_data(options.name)
-    print(f"{options.name} is ready: {dict(domain.module('data').spec(found))}")
+    spec, found = domain.module("data").spec, domain.load_data(options.name)
+    sizes: dict[str, Any] = dict(spec(found))
+    sizes |= {key: f"{len(value)} names" for key, value in sizes.items() if key == "classes"}
+    print(f"{options.name} is ready: {sizes}")
     return 0
 
 
@@ -87,9 +89,9 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
         raise UsageError(f"{method} has no recipe, so it needs --data; known: {', '.join(domain.datasets)}")
     cls = domain.method(method)
     config = configs.parse(cls.Config, (recipe.config if recipe else {}) | overrides, method)
-    extra = {key: str(path) for key in domain.data_options if (path := getattr(options, key))}
+    extra = {key: value for key in domain.data_options if (value := getattr(options, key))}
     data = domain.load_data(data_name, **extra)
-    own = data_name not in domain.datasets
+    name_or_file = data_name if data_name in domain.datasets else _whole(data_name)
     out = options.out or runs.free_name(Path("runs") / f"{method}-{Path(data_name).stem}-s{options.seed}")
     protocol = recipe.protocol if recipe else recipes.Protocol(name=domain.protocol_default)
     header = {
@@ -97,8 +99,8 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
         "method": method,
         "class": domain.methods[method],
         "recipe": name,
-        "data": str(Path(data_name).absolute()) if own else data_name,
-        "data_options": {key: str(Path(path).absolute()) for key, path in extra.items()},
+        "data": name_or_file,
+        "data_options": {key: _whole(value) for key, value in extra.items()},
         "data_sha256": domain.module("data").checksum(data),
         "seed": options.seed,
         "protocol": protocol.model_dump(),
@@ -108,6 +110,11 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
     runs.create(out, header)
     print(f"training {method} on {data_name} in {out}" + (f" (recipe {method}/{name})" if name else ""))
     return _fit_and_finish(domain, out, data, header)
+
+
+def _whole(value: str) -> str:
+    """The whole path of a file, so that the run can be gone on with from anywhere; other words stay as they are."""
+    return str(Path(value).absolute()) if Path(value).exists() else value
 
 
 def _resume(domain: Domain, folder: Path, target: str) -> int:
@@ -237,7 +244,7 @@ def predict(domain: Domain, options: Predict) -> int:
     rows = list(zip(*columns.values(), strict=True))
     try:
         with options.out.open("w", newline="") if options.out else contextlib.nullcontext(sys.stdout) as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows(rows if options.out else itertools.islice(rows, PREVIEW))
     except OSError as error:
