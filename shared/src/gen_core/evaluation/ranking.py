@@ -45,7 +45,8 @@ def ranking_metrics(ranked: Tensor, targets: Sequence[Tensor], ks: Sequence[int]
     wanted = flat + size * rows.repeat_interleave(counts)
     listed = torch.where(ranked >= 0, ranked + size * rows[:, None], -1)
     for name, keys in (("ranked", listed[ranked >= 0]), ("targets", wanted)):
-        if len(keys.unique()) < len(keys):
+        ordered = keys.sort().values
+        if bool((ordered[1:] == ordered[:-1]).any()):
             raise ValueError(f"{name} hold an item twice in one row")
     hit = torch.isin(listed, wanted)
     rank = torch.arange(1, length + 1, device=ranked.device, dtype=torch.float64)
