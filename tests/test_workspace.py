@@ -71,13 +71,13 @@ def test_every_wheel_carries_its_licence_its_type_marker_and_its_recipes(built):
 
 def test_installed_domains_are_found_and_their_recipes_are_valid():
     found = registry.domains()
-    assert {"vision", "graph"} <= set(found)
+    assert set(found) == set(CHEAP)
     for domain in found.values():
         assert recipes.check(domain) == []
 
 
 @pytest.mark.parametrize(
-    "words", [("gen-graph", "--help"), ("gen-graph", "list"), ("gen-vision", "list"), ("gen", "list")]
+    "words", [("gen-graph", "--help"), *((f"gen-{name}", "list") for name in PACKAGES[1:]), ("gen", "list")]
 )
 def test_help_and_list_import_nothing_heavy(words):
     command = str(Path(sys.executable).parent / words[0])
@@ -112,13 +112,22 @@ def test_records_follow_their_recipes(path):
     assert record["paper"] == (recipe.paper.model_dump() if recipe.paper else None)
 
 
-@pytest.mark.parametrize(("domain", "record"), [("graph", "dgi/csbm"), ("vision", "simclr/digits")])
+CHEAP = {
+    "graph": "dgi/csbm",
+    "vision": "simclr/digits",
+    "rl": "rcrl/cartpole",
+    "rec": "acvae/catalogue",
+    "zsl": "ce-gzsl/digits",
+}
+
+
+@pytest.mark.parametrize(("domain", "record"), CHEAP.items())
 def test_a_cheap_record_of_each_domain_still_holds(domain, record, capsys):
     path = ROOT / "results" / domain / f"{record}.json"
     assert cli.main(registry.domains()[domain], ["reproduce", "--check", str(path)]) == 0, capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ["vision", "graph"])
+@pytest.mark.parametrize("name", ["vision", "graph", "rl", "rec", "zsl"])
 def test_examples_are_short_use_no_harness_and_learn(name):
     path = ROOT / "examples" / f"{name}.py"
     text = path.read_text()

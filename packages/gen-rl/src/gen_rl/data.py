@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -77,13 +76,13 @@ def load(name_or_env_id: str, **options: Any) -> Environment:
 
     Raises `UsageError` that names the id, or the space that DQN on vectors and images cannot take.
     """
-    name = _id_of(str(name_or_env_id))
+    name = name_or_env_id
     env_id, noise = REGISTERED.get(name, (name, 0))
     if provider := PROVIDERS.get(env_id.partition("/")[0]):
         try:
             gymnasium.register_envs(__import__(provider))
         except ImportError as error:
-            raise UsageError(f"environment {env_id!r} needs the package {provider}: {error}") from None
+            raise UsageError(f"environment {env_id!r} needs {error.name or provider}, which is not installed") from None
     if env_id.partition(":")[2] == "" and env_id not in gymnasium.registry:
         raise UsageError(nearest(name, [*REGISTERED, *gymnasium.registry], "environment").partition("; known")[0])
     found = Environment(env_id, options, noise)
@@ -100,16 +99,6 @@ def load(name_or_env_id: str, **options: Any) -> Environment:
     finally:
         env.close()
     return found
-
-
-def _id_of(name: str) -> str:
-    """The command line hands names that it does not know on as absolute paths: the id is such a path's end."""
-    path = Path(name)
-    if not path.is_absolute():
-        return name
-    ends = ("/".join(path.parts[-count:]) for count in (1, 2))
-    known = [*gymnasium.registry, *PROVIDERS]
-    return next((end for end in ends if end in known or end.partition("/")[0] in PROVIDERS), path.name)
 
 
 def spec(data: Environment) -> dict[str, Any]:

@@ -7,12 +7,13 @@ at which its segment starts and, once that is known, the one at which it ends; t
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor, device
+from torch import Tensor
 
 Positives = Literal["segments", "shuffled", "return"]
 OPEN = np.iinfo(np.int64).max
@@ -55,7 +56,7 @@ class SegmentReplayBuffer(ReplayBuffer):
         buffer_size: int,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
-        device: device | str = "auto",
+        device: torch.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
@@ -152,6 +153,10 @@ class SegmentReplayBuffer(ReplayBuffer):
         """array[slot, environment] of rows = slot x environments + environment, copied."""
         return array.reshape(-1, *array.shape[2:]).take(rows, axis=0)
 
+    def _tensor(self, array: Any) -> Tensor:
+        """What was taken is a copy already, so no second one as in SB3's `to_torch`."""
+        return torch.from_numpy(array).to(self.device)
+
     def _get_samples(self, batch_inds: NDArray[Any], env: VecNormalize | None = None) -> ReplayBufferSamples:
         """SB3's, which would not tell the environments that it draws."""
         envs = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
@@ -168,7 +173,7 @@ class SegmentReplayBuffer(ReplayBuffer):
             dones.reshape(-1, 1),
             self._normalize_reward(self._rows(self.rewards, rows).reshape(-1, 1), env),
         )
-        return ReplayBufferSamples(*(self.to_torch(array, copy=False) for array in data))  # pyright: ignore
+        return ReplayBufferSamples(*map(self._tensor, data))  # pyright: ignore
 
     def sample_pairs(self, env: VecNormalize | None = None) -> PairSamples:
         """The last batch and positive pairs."""
@@ -176,7 +181,7 @@ class SegmentReplayBuffer(ReplayBuffer):
         rows = np.concatenate([self.drawn, positives])
         obs = self._normalize_obs(self._rows(self.observations, rows), env)
         actions = self._rows(self.actions, rows)
-        return PairSamples(anchors, self.to_torch(obs, copy=False), self.to_torch(actions, copy=False))  # pyright: ignore
+        return PairSamples(anchors, self._tensor(obs), self._tensor(actions))
 
     def draw_pairs(self) -> tuple[NDArray[np.intp] | None, NDArray[np.int64]]:
         """The anchors, as in `PairSamples`, and the rows of their positives."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.preprocessing import get_obs_shape
@@ -30,7 +31,7 @@ PATIENCE = 100
 
 
 class RCRLMixin:
-    """The auxiliary loss of RCRL, for an off-policy algorithm of SB3 with `q_net.embed` and `discriminator` in its policy.
+    """RCRL's auxiliary loss, for an off-policy algorithm of SB3 whose policy has `q_net.embed` and `discriminator`.
 
     Args:
         aux_coef: weight of the auxiliary loss; 0 leaves the host with the same networks, the fair baseline.
@@ -99,10 +100,11 @@ class RCRLMixin:
                 )
             return None
         size = len(embedded) // 2
-        rows, labels = _layout(size, embedded.device)
+        layout, rows, labels = _layout(size, embedded.device)
         if anchors is not None:
-            rows = rows.clone()
-            rows[: 2 * size : 2] = torch.as_tensor(anchors)
+            layout = layout.copy()
+            layout[:size, 0] = anchors
+            rows = torch.from_numpy(layout.ravel()).to(embedded.device)
         logits = self.policy.discriminator(embedded.index_select(0, rows).view(2 * size, -1))
         if self.bound == "paper":  # gen_core.losses.pair_mse for equally many of both, in a third of the time
             return 2 * F.mse_loss(logits.sigmoid(), labels)
@@ -111,12 +113,13 @@ class RCRLMixin:
 
 
 @functools.cache
-def _layout(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows (4 B,) of the pairs, two by two: each anchor and its positive, each anchor and the next; labels (2 B, 1)."""
-    anchors = torch.arange(size)
-    rows = torch.stack([anchors.repeat(2), torch.cat([anchors + size, anchors.roll(-1)])], dim=1).flatten()
+def _layout(size: int, device: torch.device) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+    """Rows (2 B, 2) of the pairs: each anchor and its positive, each and the next. The same flat; labels (2 B, 1)."""
+    anchors = np.arange(size)
+    others = np.concatenate([anchors + size, np.roll(anchors, -1)])
+    rows = np.stack([np.tile(anchors, 2), others], axis=1)
     labels = torch.arange(2.0).repeat_interleave(size)[:, None]
-    return rows.to(device), labels.to(device)
+    return rows, torch.from_numpy(rows.ravel()).to(device), labels.to(device)
 
 
 class RCRLDQN(RCRLMixin, DQN):
@@ -174,9 +177,10 @@ class RCRLDQN(RCRLMixin, DQN):
         """Q(s, a) of the batch, (B, 1), and the auxiliary loss, if there is one."""
         if not self.aux_coef:
             return torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long()), None
-        pairs, size = self.replay_buffer.sample_pairs(self._vec_normalize_env), len(batch.actions)
-        embedded = self.policy.q_net.embed(pairs.observations, pairs.actions)
-        return self.policy.q_net.head(embedded[:size]), self.pair_loss(embedded, pairs.anchors)
+        anchors, observations, actions = self.replay_buffer.sample_pairs(self._vec_normalize_env)
+        q_net = self.policy.q_net
+        embedded = q_net.embed(observations, actions)
+        return q_net.head(embedded[: len(batch.rewards)]), self.pair_loss(embedded, anchors)
 
 
 def check_spaces(observations: spaces.Space[Any], actions: spaces.Space[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gen_core.harness.errors import UsageError
@@ -46,7 +47,10 @@ def save(agent: Any, folder: Path) -> None:
     if agent.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(agent.device)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(plain, partial / "tensors.safetensors")
+    try:
+        save_file(plain, partial / "tensors.safetensors")
+    except SafetensorError as error:  # its form of a full disk
+        raise OSError(f"{partial}: {error}") from None
     for name in (name for name in ROWS if hasattr(buffer, name)):
         np.save(partial / f"{name}.npy", getattr(buffer, name)[: buffer.size()])
     kind, keys, *rest = np.random.get_state()
@@ -69,7 +73,7 @@ def restore(agent: Any, path: Path) -> None:
     """Put a checkpoint into a new agent of the same settings; its environments are reset and begin new episodes."""
     try:
         _restore(agent, path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{path} is damaged or of another run ({error}); remove it to start from step 0") from None
 
 

@@ -18,7 +18,7 @@ class Engine:
     threads: int | None = None
     """threads a process (default: torch's own choice)"""
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Lightning's name of the number format"""
+    """number format, by Lightning's name; gen-rl has 32-true alone"""
 
     def apply(self) -> None:
         """Set the threads; refuse devices that are not there."""
@@ -65,7 +65,7 @@ class Train(Engine):
     config: Path | None = None
     """a TOML file of the method's fields, over the recipe's and below the flags"""
     logger: Literal["tensorboard", "csv", "mlflow", "wandb"] = "tensorboard"
-    """Lightning logger, beside metrics.jsonl"""
+    """where curves go beside metrics.jsonl; gen-rl has the first two"""
     resume: Path | None = None
     """a run folder to go on with"""
 
