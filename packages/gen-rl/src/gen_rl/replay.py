@@ -112,12 +112,12 @@ class SegmentReplayBuffer(ReplayBuffer):
             self.sum += np.abs(reward)
             ended = np.logical_or(done, self.sum >= self.threshold)
         if ended.any():
-            for env in ended.nonzero()[0]:
+            for env in np.flatnonzero(ended).tolist():
                 self._end_segment(env)
         if self.positives == "return":
             self.returns[slot] = np.nan
             self.rank.reshape(-1, self.n_envs)[slot] = -1
-            for env in np.flatnonzero(done):
+            for env in np.flatnonzero(done).tolist():
                 self._end_episode(env, not infos[env].get("TimeLimit.truncated", False))
 
     def _slots(self, begin: int) -> NDArray[np.int64]:
