@@ -10,7 +10,6 @@ the file is the order in time. Of a repeated (user, item) the first counts. User
 
 import csv
 import hashlib
-import importlib.util
 import io
 import random
 import sys
@@ -163,13 +162,13 @@ def catalogue() -> Interactions:
     """Users who follow series, made by a fixed seed: taste differs by user, order lies in the series.
 
     300 items are 20 series of 15 episodes. Each user follows 4 series, drawn at random, from random episodes on, and
-    makes 20 to 60 steps. A step stays with the last series with probability 0.6, else it goes to one of the user's
-    others; there it takes the next episode not yet seen (the first comes after the last), and skips one with
-    probability 0.2. With probability 0.1 a step is any item, drawn with weights 1 / rank. Nothing is taken twice; who
-    has finished the series stops.
+    makes 20 to 60 steps. A step stays with the last series with probability 0.2, else it goes to any of the user's
+    four; there it takes the next episode not yet seen (the first comes after the last), and skips one with probability
+    0.2. With probability 0.1 a step is any item instead, drawn with weights 1 / rank. Nothing is taken twice; a step in
+    a finished series is left out.
 
-    So the last item tells the next of its series, and only the past as a whole tells which other series a user follows
-    and how far: counts of neighbouring items see the former, popularity neither.
+    So an item tells the next of its series, and only the past as a whole tells which series a user follows and how far
+    in each. Popularity sees neither.
     """
     draw = random.Random(0).random  # its stream is the same in every version of Python
     series, episodes, follows = 20, 15, 4
@@ -195,7 +194,7 @@ def catalogue() -> Interactions:
                     level -= 1 / item
                 item = (item * 7) % count  # popular items lie in all series
             else:
-                if draw() >= 0.6:
+                if draw() >= 0.2:
                     current = own[one_of(follows)]
                 place[current] += 1 + (draw() < 0.2)
                 left = [e for e in range(episodes) if current * episodes + (place[current] + e) % episodes not in seen]
@@ -228,10 +227,7 @@ def ml_100k() -> Interactions:
 def _pinned(name: str) -> str:
     """The text of a registered file, where its digest is the pinned one."""
     entry = DOMAIN.datasets[name]
-    path = root() / entry.path
-    shipped = importlib.util.find_spec("recbole") if name == "ml-100k" and not path.exists() else None
-    if shipped and shipped.origin:
-        path = Path(shipped.origin).parent / "dataset_example" / entry.path
+    path = entry.located(root())
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -2,11 +2,10 @@
 
     from gen_rec import recbole
     recbole.run("ACVAE", "ml-100k", {"epochs": 20, "acvae": {"contrast": 0.0}})
-    recbole.run("SASRec", "ml-100k", {"epochs": 20, "train_neg_sample_args": None})
+    recbole.run("SASRec", "ml-100k", {"epochs": 20})
 
-The hyper-parameters of `gen_rec.ACVAE.Config` go into the key `acvae`; `epochs`, `train_batch_size` and
-`MAX_ITEM_LIST_LENGTH` are RecBole's. Importing this module imports RecBole; nothing else of gen-rec does. It needs no
-ray and reads no pickle: the best weights are kept as safetensors.
+The fields of `gen_rec.ACVAE.Config` go into the key `acvae`; `epochs`, `train_batch_size`, `MAX_ITEM_LIST_LENGTH` are
+RecBole's. Nothing else of gen-rec imports RecBole. It needs no ray and reads no pickle.
 """
 
 import contextlib
@@ -31,8 +30,7 @@ from gen_rec.networks import Together
 
 def compatible() -> None:
     """Names that RecBole's Config reads and numpy 2 no longer has; what exists is left alone."""
-    old = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
-    for name, kind in old.items():
+    for name, kind in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         if not hasattr(np, name):
             setattr(np, name, kind)
 
@@ -62,8 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "metrics": ["Recall", "NDCG", "MRR"],
     "topk": [5, 10, 20],
     "valid_metric": "NDCG@10",
-    "show_progress": False,
-    "state": "ERROR",
+    "dataset_save_path": "no pickled data set is looked for",
 }
 """What `run` sets, where the caller says nothing else; RecBole's split then leaves one item a user out, twice."""
 
@@ -121,18 +118,15 @@ class ACVAETrainer(trainers.Trainer):
         self.adversary = rest[0] if rest else None
         return self.network
 
-    def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> float:
-        self.model.train()
+    def _train_epoch(self, train_data: Any, *_: Any, **__: Any) -> float:
         total = 0.0
         for interaction in train_data:
-            losses = self.model.losses(interaction.to(self.device))
+            losses = self.model.train().losses(interaction.to(self.device))
             adversary = losses.pop("adversary", None)
             loss = torch.stack(list(losses.values())).sum()
             self._check_nan(loss)
             _descend(Together(self.network, self.second), loss)
-            if adversary is not None:
+            if adversary is not None:  # last: the others' gradients go through T
                 _descend(self.adversary, adversary)
             total += loss.item()
         return total

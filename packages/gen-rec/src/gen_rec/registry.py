@@ -34,7 +34,10 @@ DOMAIN = Domain(
             how=_LATEST,
         ),
         "ml-100k": Dataset(
-            "MovieLens 100k: 943 users, 1,682 items, 100,000 interactions", path="ml-100k/ml-100k.inter", how=_ML100K
+            "MovieLens 100k: 943 users, 1,682 items, 100,000 interactions",
+            path="ml-100k/ml-100k.inter",
+            how=_ML100K,
+            shipped="recbole/dataset_example/ml-100k/ml-100k.inter",
         ),
     },
     demo="acvae/catalogue",

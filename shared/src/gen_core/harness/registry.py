@@ -2,8 +2,10 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -18,6 +20,14 @@ class Dataset:
     path: str = ""
     how: str = ""
     embedded: bool = False
+    shipped: str = ""
+    """Where a library brings it along, "library/folder/file" """
+
+    def located(self, root: Path) -> Path:
+        """The file below `root`, or the library's where only that is there; it may be absent."""
+        library, _, inside = self.shipped.partition("/")
+        found = importlib.util.find_spec(library) if library and not (root / self.path).exists() else None
+        return Path(found.origin).parent / inside if found and found.origin else root / self.path
 
 
 @dataclass(frozen=True)

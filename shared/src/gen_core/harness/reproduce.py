@@ -179,7 +179,7 @@ def _run_all(
                 ended(len(jobs) - left, len(jobs))
     finally:
         for process, _, _ in running.values():
-            process.terminate()
+            process.kill()  # it goes on from its checkpoint; Lightning would answer SIGTERM at an epoch's end
         for process, _, _ in running.values():
             process.join()
     return failed

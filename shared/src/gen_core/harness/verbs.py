@@ -60,7 +60,7 @@ def data(domain: Domain, options: Data) -> int:
     if options.action == "list":
         print(f"data root: {files.root()} (GEN_DATA)")
         for name, info in domain.datasets.items():
-            where = "embedded" if info.embedded else f"{'present' if (files.root() / info.path).exists() else 'absent'}"
+            where = "embedded" if info.embedded else "present" if info.located(files.root()).exists() else "absent"
             print(f"  {name:16} {where:9} {info.summary}" + ("" if where != "absent" else f"\n{'':20}{info.how}"))
         return 0
     if options.name not in domain.datasets:
@@ -280,8 +280,12 @@ def _bar() -> Generator[tuple[Callable[[str], None], Callable[[int, int], None]]
 
 
 def reproduce(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) -> int:
+    import signal
+
     from gen_core.harness import reproduce as running
     from gen_core.harness import runs
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job takes its cells with it, as Ctrl-C does
 
     if options.check:
         return 0 if running.check(domain, options.check, threads=options.threads) else 1
