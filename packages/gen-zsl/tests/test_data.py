@@ -84,7 +84,7 @@ def test_semantics_are_chosen_by_name(tmp_path, mat):
     other = mat[1] | {"att": np.ones((2, 6))}
     scipy.io.savemat(tmp_path / "w2v_splits.mat", other)
     assert load(tmp_path, semantics="w2v").attributes.shape == (6, 2)
-    assert load(tmp_path, semantics=tmp_path / "sent").attributes.shape == (6, 4)
+    assert load(tmp_path, semantics="sent").attributes.shape == (6, 4)
     with pytest.raises(UsageError, match=r"no att_splits.mat; --semantics may name .*: sent, w2v"):
         load(tmp_path)
 
