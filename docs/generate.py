@@ -51,7 +51,9 @@ def citation(domain: str, method: str) -> str:
 
 
 def number(record: dict[str, Any], values: list[float]) -> str:
-    return summarise(values) + SIGN.get(record["unit"], " " + record["unit"])
+    return summarise(values) + (
+        "" if record["unit"] == record["metric"] else SIGN.get(record["unit"], " " + record["unit"])
+    )
 
 
 def paper(record: dict[str, Any]) -> str:
@@ -98,7 +100,8 @@ def page(found: list[dict[str, Any]]) -> str:
         lines += [f"{citation(r['domain'], r['method'])}", ""]
         options = ", ".join(f"{key} {value}" for key, value in r["protocol"].items() if key != "name")
         protocol = r["protocol"]["name"] + (f" ({options})" if options else "")
-        setting = f"Data `{r['dataset']}`, protocol `{protocol}`, {r['metric']} in {r['unit']}, {seeds(r['seeds'])}."
+        unit = "" if r["unit"] == r["metric"] else f" in {r['unit']}"
+        setting = f"Data `{r['dataset']}`, protocol `{protocol}`, {r['metric']}{unit}, {seeds(r['seeds'])}."
         lines += [setting + (f" Setting: {r['note']}." if r["note"] else ""), ""]
         lines += ["| arm | " + r["metric"] + " | gain of the method [95 %] | also |", "|---|---|---|---|"]
         also = "; ".join(f"{key} {summarise(values)}" for key, values in r["also"].items())

@@ -33,7 +33,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     smoke = "smoke: " if record["note"].startswith("smoke") else ""
     return {
         "method": f"{smoke}{record['method']}/{record['recipe']}",
-        "value": f"{report.summarise(record['values'])} {record['unit']} {record['metric']}",
+        "value": " ".join(dict.fromkeys((report.summarise(record["values"]), record["unit"], record["metric"]))),
         "baseline": f"{shown}: {report.summarise(against['values'])}",
         "gain": report.gain(against),
         "verdict": record["verdict"],

@@ -145,7 +145,8 @@ def record_table(record: Mapping[str, Any]) -> Any:
     """A `reproduce` record as a rich table."""
     from rich.table import Table
 
-    title = f"{record['method']}/{record['recipe']} on {record['dataset']}: {record['metric']} ({record['unit']})"
+    unit = "" if record["unit"] == record["metric"] else f" ({record['unit']})"
+    title = f"{record['method']}/{record['recipe']} on {record['dataset']}: {record['metric']}{unit}"
     table = Table(title=title, title_justify="left")
     for column in ("arm", "mean ± std", "gain of the method [95 % interval]", "interval"):
         table.add_column(column)
