@@ -48,7 +48,8 @@ def curves(lines: Mapping[str, Sequence[tuple[int, float]]], out: Path, label: s
         steps, values = np.array(points, dtype=float).T
         window = max(1, len(values) // 50)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        (drawn,) = axes.plot(steps[window - 1 :], smooth, label=name)
+        marker = "." if len(values) <= 30 else None  # a single point is seen
+        (drawn,) = axes.plot(steps[window - 1 :], smooth, label=name, marker=marker)
         if window > 1:
             axes.plot(steps, values, color=drawn.get_color(), alpha=0.2, linewidth=0.8)
     axes.set(xlabel="step", ylabel=label)
@@ -69,7 +70,7 @@ def bars(series: Mapping[str, Mapping[str, float]], out: Path, ylabel: str) -> N
     axes.set_xticks(range(len(labels)), labels)
     axes.set(ylabel=ylabel)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
     figure.savefig(out, dpi=120)
 
 
