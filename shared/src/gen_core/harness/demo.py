@@ -28,8 +28,10 @@ def _table(state: State) -> Any:
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    shown = record["claim_against"] or next(iter(record["baselines"]))
-    against = record["baselines"][shown]
+    arms = record["baselines"]
+    ran = [arm for arm in arms if arms[arm]["values"]] or list(arms)
+    shown = record["claim_against"] or min(ran, key=lambda arm: arms[arm]["gain"])  # without a claim the strongest
+    against = arms[shown]
     smoke = "smoke: " if record["note"].startswith("smoke") else ""
     return {
         "method": f"{smoke}{record['method']}/{record['recipe']}",
