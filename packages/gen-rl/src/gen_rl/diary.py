@@ -63,7 +63,7 @@ class Diary(BaseCallback):
         if out and logger == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self.events = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1 if done else None)
+            self.events = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1 if done else None, flush_secs=10)
         self.screen = _Screen(owner.config.steps, done) if progress else None
 
     def _on_step(self) -> bool:

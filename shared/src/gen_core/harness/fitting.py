@@ -217,7 +217,9 @@ def _loggers(out: Path, name: str) -> list[Logger]:
     elif name == "wandb":
         extra = WandbLogger(save_dir=out, name=out.name)
     else:
-        extra = LOGGERS[name](save_dir=out, name="", version=name)
+        # Ctrl-C inside the event queue's `put` can leave its writer asleep until the next flush, 120 s by default.
+        more: dict[str, Any] = {"flush_secs": 10} if name == "tensorboard" else {}
+        extra = LOGGERS[name](save_dir=out, name="", version=name, **more)
     return [JsonLines(out / METRICS), extra]
 
 
