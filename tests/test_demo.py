@@ -47,6 +47,7 @@ def test_the_page_says_what_the_record_says(page):
     for text in ("dgi/csbm", "81.00 ± 1.41", "untrained: 50.50 ± 0.71", "+30.50 [+28.00, +33.00]", "preliminary", "12"):
         assert text in page
     assert "a &lt;machine&gt;" in page  # escaped
+    assert "installed, no method yet" in page
     assert "gen-graph reproduce dgi/csbm" in page
 
 

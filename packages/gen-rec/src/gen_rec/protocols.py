@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gen_core.evaluation.ranking import ranking_metrics
 from gen_core.harness.errors import UsageError
+from gen_rec.recommender import per_user
 
 __all__ = ["ranking"]
 CUTS = (5, 10, 20)
@@ -18,12 +18,9 @@ def ranking(run: Any, ks: Sequence[int] = CUTS) -> dict[str, float]:
     Equal scores: the item with the lower number first. `run.samples` holds each user's recall at the largest k. A run
     that chose its length by `patience` adds `epochs`, the length it chose.
     """
-    data = run.data
-    pairs = [(train, test) for train, test in zip(data.train, data.test, strict=True) if len(test)]
-    if not pairs:
+    found = per_user(run.model, run.data, ks)
+    if not found:
         raise UsageError("ranking needs a test part, and no user of the data has one")
-    ranked, _ = run.model.rank([train for train, _ in pairs], max(ks))
-    found = ranking_metrics(ranked, [test for _, test in pairs], ks)
     samples = f"recall@{max(ks)}"
     run.samples[samples] = (100 * found[samples]).tolist()
     metrics = {name: 100 * values.mean().item() for name, values in found.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gen_core.evaluation.ranking import top_k
+from gen_core.evaluation import ranking_metrics, top_k
 from gen_core.harness.errors import UsageError
 from gen_rec import data as interactions
 from gen_rec.data import Interactions
@@ -56,6 +56,15 @@ class Recommender:
         ranked, values = self.rank([torch.cat([data.train[row], data.test[row]])], k, exclude_seen)
         pairs = zip(ranked[0].tolist(), values[0].tolist(), strict=True)
         return [(data.items[item], value) for item, value in pairs if item > 0]
+
+
+def per_user(model: Recommender, data: Interactions, ks: Sequence[int]) -> dict[str, Tensor]:
+    """Recall, NDCG and MRR at each k, (n,) shares of the n users who have a test part; empty where none has."""
+    pairs = [(train, test) for train, test in zip(data.train, data.test, strict=True) if len(test)]
+    if not pairs:
+        return {}
+    ranked, _ = model.rank([train for train, _ in pairs], max(ks))
+    return ranking_metrics(ranked, [test for _, test in pairs], ks)
 
 
 def check(sequences: Sequence[Tensor], items: int) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from gen_core.harness import weights
 from gen_core.harness.errors import UsageError
 from gen_rl.replay import SegmentReplayBuffer
 
@@ -46,11 +47,7 @@ def save(agent: Any, folder: Path) -> None:
     tensors["random"] = torch.get_rng_state()
     if agent.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(agent.device)
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(plain, partial / "tensors.safetensors")
-    except SafetensorError as error:  # its form of a full disk
-        raise OSError(f"{partial}: {error}") from None
+    weights.write(partial / "tensors.safetensors", tensors)
     for name in (name for name in ROWS if hasattr(buffer, name)):
         np.save(partial / f"{name}.npy", getattr(buffer, name)[: buffer.size()])
     kind, keys, *rest = np.random.get_state()

@@ -5,7 +5,8 @@ the real features of the seen and the synthetic ones of the unseen classes, in t
 second one, to the synthetic ones alone, serves conventional zero-shot learning, where seen classes are out.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import torch
@@ -17,6 +18,7 @@ from gen_core.harness import config as configs
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import Repeat, mix
 from gen_core.harness.method import Method
+from gen_core.losses import gradient_penalty, wasserstein_critic
 from gen_zsl import data as zsl
 from gen_zsl.data import ZeroShot
 from gen_zsl.networks import Critic, Generator, linear
@@ -135,6 +137,20 @@ class FeatureGenerator(Method):
         noise = torch.randn(len(attributes), self.noise, dtype=attributes.dtype, device=attributes.device)
         return self.generator(noise, attributes)
 
+    def wasserstein(self, x: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
+        """The critic's two terms on real rows and fresh fakes of their classes: Wasserstein loss, gradient penalty."""
+        with torch.no_grad():
+            fake = self.fake(attributes)
+        distance = wasserstein_critic(self.critic(x, attributes), self.critic(fake, attributes))
+        return distance, gradient_penalty(self.critic, x, fake, attributes, weight=self.config.penalty)
+
+    @contextlib.contextmanager
+    def stream(self, number: int) -> Iterator[None]:
+        """Random numbers of their own inside; the training's random state stays as it was."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(mix(self.fit_seed, number))
+            yield
+
     def scaled(self, x: Tensor) -> Tensor:
         """Raw features, each mapped by its range over the training part."""
         return (x.to(self.low) - self.low) / self.span
@@ -149,11 +165,9 @@ class FeatureGenerator(Method):
     def fit_final(self) -> None:
         """Fit both final softmaxes to the networks as they are; the training's random state stays as it was."""
         config = self.config
-        devices = [self.device] if self.device.type == "cuda" else []
         training = self.training
         self.eval()
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(mix(self.fit_seed, FINAL))
+        with self.stream(FINAL):
             kinds = self.unseen.repeat_interleave(config.syn_num)
             synthetic = torch.cat([self.represent(self.fake(self.attributes[part])) for part in kinds.split(4096)])
             real = torch.cat([self.represent(part) for part in self.x.split(4096)])

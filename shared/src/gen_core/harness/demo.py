@@ -116,7 +116,8 @@ def write_page(out: Path, domains: Mapping[str, registry.Domain], records: Mappi
                 for path in sorted((out / "figures" / f"{name}-{arm}").glob("*.png"))
             ]
             home = out / name / record["method"]
-            figures += [{"title": path.stem, "source": _image(path)} for path in report.record_curves(record, home)]
+            drawn = [home / file for file in report.curve_files(record).values()]  # by `reproduce`
+            figures += [{"title": path.stem, "source": _image(path)} for path in drawn]
             note = recipes.load(domain, f"{record['method']}/{record['recipe']}")[1].note
             about = f"Data: {domain.datasets[record['dataset']].summary}." + (f" Setting: {note}." if note else "")
             section |= {"row": _row(record), "record": record, "figures": figures, "bars": _bars(record)}

@@ -5,14 +5,11 @@ epoch everything is seeded from (seed, epoch, rank), and the order comes from a 
 """
 
 import itertools
-import json
 import logging
 import os
 import random
-import sys
 import tempfile
 import threading
-import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence, Sized
@@ -26,14 +23,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gen_core.harness import weights
 from gen_core.harness.errors import UsageError, nearest
-from gen_core.harness.runs import LAST, METRICS, WEIGHTS
+from gen_core.harness.runs import LAST, METRICS, WEIGHTS, append_row, read_rows, write_rows
+from gen_core.harness.screen import Screen
 
 if TYPE_CHECKING:
     from gen_core.harness.method import Method
@@ -131,11 +127,7 @@ class EpochEnd(Checkpoint):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         done = trainer.fit_loop.epoch_loop._batches_that_stepped
         if trainer.is_global_zero and self.metrics.exists():
-            lines = self.metrics.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < done]
-            temporary = self.metrics.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self.metrics)
+            write_rows(self.metrics, [row for row in read_rows(self.metrics) if row["step"] < done])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -165,46 +157,34 @@ class JsonLines(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        # Opened for each line: it survives a kill, pickles to spawned ranks, and costs 20 microseconds.
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        append_row(self.path, {"step": step, **metrics})  # no open file, so that it pickles to spawned ranks
 
 
 class Bar(Callback):
-    """A progress bar on a terminal, at most one plain line in five seconds elsewhere; on stderr."""
+    """Lightning's progress on our screen."""
 
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-        self.printed = 0.0
+    screen: Screen | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        console = Console(stderr=True)
-        if trainer.is_global_zero and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.progress = Progress(*columns, console=console)
+        if trainer.is_global_zero:
             total = trainer.max_epochs * trainer.num_training_batches
-            self.task = self.progress.add_task("training", total=total, completed=trainer.global_step)
-            self.progress.start()
+            self.screen = Screen(total, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.progress:
-            self.progress.advance(self.task)
+        if self.screen:
+            self.screen.move(self.screen.done + 1)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-        text += "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-        if self.progress:
-            self.progress.update(self.task, description=text)
-        elif trainer.is_global_zero and (last or time.monotonic() - self.printed >= 5):
-            print(text, file=sys.stderr, flush=True)
-            self.printed = time.monotonic()
+        if self.screen:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            text += "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self.screen.show(text, last=trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self.progress:
-            self.progress.stop()
-            self.progress = None
+        if self.screen:
+            self.screen.close()
+            self.screen = None
 
 
 def _loggers(out: Path, name: str) -> list[Logger]:

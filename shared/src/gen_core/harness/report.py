@@ -1,12 +1,13 @@
 """Figures and tables that people look at; matplotlib and rich are imported when one is drawn."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gen_core.harness import runs
 
 MAP_POINTS = 1500  # t-SNE is quadratic here; more points take minutes and show no more
 
@@ -25,8 +26,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """`metrics.jsonl` as curves: name -> [(step, value), ...]."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        row = json.loads(line)
+    for row in runs.read_rows(path):
         step = row.pop("step")
         row.pop("epoch", None)
         for name, value in row.items():
@@ -74,12 +74,18 @@ def bars(series: Mapping[str, Mapping[str, float]], out: Path, ylabel: str) -> N
     figure.savefig(out, dpi=120)
 
 
-def record_curves(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """One figure a curve of the record, `<recipe>-<name>.png`: each arm's middle over the seeds and its interval.
+def curve_files(record: Mapping[str, Any]) -> dict[str, str]:
+    """curve -> name of its figure, for each curve of the record."""
+    names = record.get("curves", ())
+    return {name: f"{record['recipe']}-{name.partition(' over ')[0].replace(' ', '-')}.png" for name in names}
+
+
+def record_curves(record: Mapping[str, Any], folder: Path) -> None:
+    """One figure a curve of the record, named by `curve_files`: each arm's middle over the seeds and its interval.
 
     A curve's name may say what it is over, `return over steps`; without that it is over epochs.
     """
-    drawn: list[Path] = []
+    files = curve_files(record)
     for name, curve in record.get("curves", {}).items():
         figure, axes = _axes(6, 3.6)
         for arm, band in curve["arms"].items():
@@ -89,9 +95,7 @@ def record_curves(record: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set(xlabel=xlabel or "epoch", ylabel=ylabel)
         axes.set_title(f"{record['method']}/{record['recipe']}: {curve['kind']} of {len(record['seeds'])} seeds, 95 %")
         axes.legend(frameon=False)
-        drawn.append(folder / f"{record['recipe']}-{ylabel.replace(' ', '-')}.png")
-        figure.savefig(drawn[-1], dpi=120)
-    return drawn
+        figure.savefig(folder / files[name], dpi=120)
 
 
 def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gen_core.harness import config as configs
 from gen_core.harness import recipes
@@ -66,10 +66,13 @@ def data(domain: Domain, options: Data) -> int:
     if options.name not in domain.datasets:
         raise UsageError(nearest(options.name, domain.datasets, "data set"))
     spec, found = domain.module("data").spec, domain.load_data(options.name)
-    sizes: dict[str, Any] = dict(spec(found))
-    sizes |= {key: f"{len(value)} names" for key, value in sizes.items() if key == "classes"}
+    sizes = {key: f"{len(value)} names" if _names(value) else value for key, value in spec(found).items()}
     print(f"{options.name} is ready: {sizes}")
     return 0
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in cast(list[Any], value))
 
 
 def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) -> int:

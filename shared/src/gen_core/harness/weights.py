@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from gen_core.harness import config as configs
 from gen_core.harness import runs
@@ -19,16 +19,21 @@ M = TypeVar("M", bound="Method")
 
 
 def save(model: "Method", folder: Path) -> None:
-    """Write a model; the rename at the end makes a killed save leave the old file."""
+    """Write a model; a killed save leaves the old file."""
     spec: Mapping[str, Any] = model.spec or {}
     runs.update_header(folder, type(model), given=model.given, config=model.config.model_dump(), spec=dict(spec))
-    temporary = folder / (runs.WEIGHTS + ".tmp")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write(folder / runs.WEIGHTS, model.state_dict())
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a `.safetensors` file by a rename at the end; on a full disk `OSError` as from any other write."""
+    temporary = path.with_name(path.name + ".tmp")
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        safetensors.torch.save_file(tensors, temporary)  # pyright: ignore[reportUnknownMemberType]
+        safetensors.torch.save_file(plain, temporary)  # pyright: ignore[reportUnknownMemberType]
     except safetensors.SafetensorError as error:  # its form of a full disk
         raise OSError(f"{temporary}: {error}") from None
-    temporary.replace(folder / runs.WEIGHTS)
+    temporary.replace(path)
 
 
 def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
@@ -42,14 +47,17 @@ def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
     return model
 
 
-def restore(model: "Method", folder: Path) -> None:
-    """Put the saved weights into a prepared model."""
+def unfinished(folder: Path) -> UsageError:
+    """The error to raise where a run folder has no model yet."""
+    return UsageError(f"{folder} has no {runs.WEIGHTS}: its training did not end; go on with train --resume")
+
+
+def restore(model: nn.Module, folder: Path) -> None:
+    """Put the saved weights into a model that was built like the saved one."""
     path = folder / runs.WEIGHTS
     try:
         model.load_state_dict(safetensors.torch.load_file(path))  # pyright: ignore[reportUnknownMemberType]
     except FileNotFoundError:
-        raise UsageError(
-            f"{folder} has no {runs.WEIGHTS}: its training did not end; go on with train --resume"
-        ) from None
+        raise unfinished(folder) from None
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         raise UsageError(f"{path} is damaged or belongs to another model: {error}") from None

@@ -32,7 +32,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from gen_core.estimators import BOUNDS, Pairs, jsd, nce
-from gen_core.evaluation.ranking import ranking_metrics
 from gen_core.harness import config as configs
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import loader, mix
@@ -48,7 +47,7 @@ from gen_rec.networks import (
     Together,
     linear_cross_entropy,
 )
-from gen_rec.recommender import ROWS, Recommender, check
+from gen_rec.recommender import ROWS, Recommender, check, per_user
 
 EVERY = 4
 """Epochs between two evaluations of `patience`."""
@@ -110,14 +109,11 @@ class ACVAE(Recommender, Method):
         n_eval_samples: PositiveInt = 1
         """Draws of the noise whose logits are averaged into a score."""
 
+    automatic_optimization = False  # three optimisers
     measure = staticmethod(interactions.spec)
     sequence: nn.Module
     noise_seed: Tensor
     best_epoch: Tensor
-
-    def __init__(self, config: Config | None = None, **given: nn.Module) -> None:
-        super().__init__(config, **given)
-        self.automatic_optimization = False  # three optimisers
 
     def build(self, spec: Any) -> None:
         config, items = self.config, spec["items"]
@@ -303,11 +299,10 @@ class ACVAE(Recommender, Method):
 
     def recall_on(self, data: Interactions) -> float:
         """Mean recall@20 of the users with a test part, in percent."""
-        pairs = [(train, test) for train, test in zip(data.train, data.test, strict=True) if len(test)]
-        if not pairs:
+        found = per_user(self, data, [20])
+        if not found:
             raise UsageError("patience needs users with at least two items to train on; no user has")
-        ranked, _ = self.rank([train for train, _ in pairs], 20)
-        return 100 * ranking_metrics(ranked, [test for _, test in pairs], [20])["recall@20"].mean().item()
+        return 100 * found["recall@20"].mean().item()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["early_stopping"] = [self.waited, self.highest, self.best]

@@ -10,16 +10,12 @@ diagonal alone.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from gen_core.harness import runs
-from gen_core.harness.errors import UsageError
 from gen_core.harness.plain import Plain
 from gen_rec import data as interactions
 from gen_rec.data import Interactions
@@ -27,10 +23,10 @@ from gen_rec.recommender import Recommender, check
 
 
 class Baseline(Recommender, Plain):
-    """What the baselines share: `fit`, and their tensors on disk. Subclasses write `count` and `score`."""
+    """What the baselines share. Subclasses name their `tensors` and write `count`, which leaves them, and `score`."""
 
-    tensors: ClassVar[tuple[str, ...]]
-    """Names of what `count` leaves."""
+    facts = ("items",)
+    items: int
 
     def fit(self, data: Interactions, *, seed: int = 0, out: str | Path | None = None, **_: Any) -> Self:
         self.items, self.fingerprint = len(data.items) - 1, interactions.fingerprint(data)
@@ -41,34 +37,11 @@ class Baseline(Recommender, Plain):
         """Learn from each user's train part."""
         raise NotImplementedError
 
-    def save(self, folder: str | Path) -> None:
-        """Write `config.toml` and `model.safetensors`."""
-        super().save(folder)
-        runs.update_header(Path(folder), type(self), items=self.items)
-        path = Path(folder) / runs.WEIGHTS
-        temporary = path.with_name(path.name + ".tmp")
-        tensors = {name: getattr(self, name).contiguous() for name in ("fingerprint", *self.tensors)}
-        safetensors.torch.save_file(tensors, temporary)
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """The model of a run folder; no pickle is read."""
-        model = super().load(folder)
-        model.items = runs.header_of(Path(folder), cls)["items"]
-        path = Path(folder) / runs.WEIGHTS
-        try:
-            for name, value in safetensors.torch.load_file(path).items():
-                setattr(model, name, value)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UsageError(f"{path} is missing or damaged: {error}") from None
-        return model
-
 
 class Popularity(Baseline):
     """`Popularity().fit(data)`: the number of users who have an item."""
 
-    tensors = ("counts",)
+    tensors = ("fingerprint", "counts")
     counts: Tensor
 
     def count(self, sequences: Sequence[Tensor]) -> None:
@@ -93,7 +66,7 @@ class ItemTransitions(Baseline):
         last: PositiveInt = 5
         """Items at a sequence's end that are looked up."""
 
-    tensors = ("tie", "offsets", "followers", "weights")
+    tensors = ("fingerprint", "tie", "offsets", "followers", "weights")
     tie: Tensor
     offsets: Tensor
     followers: Tensor
@@ -132,7 +105,7 @@ class EASE(Baseline):
         penalty: PositiveFloat = 200.0
         """lambda, the weight of the squared weights."""
 
-    tensors = ("v", "diagonal")
+    tensors = ("fingerprint", "v", "diagonal")
     v: Tensor
     diagonal: Tensor
 

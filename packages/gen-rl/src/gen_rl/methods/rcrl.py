@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import safetensors
-import safetensors.torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -31,11 +29,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import is_image_space
 
 from gen_core.harness import config as configs
-from gen_core.harness import runs
+from gen_core.harness import runs, weights
 from gen_core.harness.errors import UsageError
 from gen_rl import data as environments
 from gen_rl import state
-from gen_rl.diary import EPISODES, Diary, kept, write
+from gen_rl.diary import EPISODES, Diary
 from gen_rl.sb3 import RCRLDQN
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -200,15 +198,9 @@ class RCRL:
             "actions": int(self.agent.action_space.n),
         }
         runs.update_header(path, type(self), config=self.config.model_dump(), spec=spec)
-        write(path / EPISODES, self.episodes)
-        write(path / runs.METRICS, self.metrics)
-        temporary = path / (runs.WEIGHTS + ".tmp")
-        tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-        try:
-            safetensors.torch.save_file(tensors, temporary)
-        except safetensors.SafetensorError as error:  # its form of a full disk
-            raise OSError(f"{temporary}: {error}") from None
-        temporary.replace(path / runs.WEIGHTS)
+        runs.write_rows(path / EPISODES, self.episodes)
+        runs.write_rows(path / runs.METRICS, self.metrics)
+        weights.write(path / runs.WEIGHTS, policy.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -219,19 +211,16 @@ class RCRL:
         return model
 
     def _restore(self, folder: Path) -> None:
-        path, spec = folder / runs.WEIGHTS, runs.header_of(folder, type(self)).get("spec")
-        if not path.exists() or not spec:
-            raise UsageError(f"{folder} has no {runs.WEIGHTS}: its training did not end; go on with train --resume")
+        spec = runs.header_of(folder, type(self)).get("spec")
+        if not spec:
+            raise weights.unfinished(folder)
         shape = tuple(spec["shape"])
         dtype = np.dtype(spec["dtype"])
         low, high = (np.resize(np.array(spec[end], dtype), shape) for end in ("low", "high"))
         space = spaces.Box(low, high, shape, dtype.type)
         self.agent = self._agent(None, space, spec["actions"], device="cpu")
-        try:
-            self.agent.policy.load_state_dict(safetensors.torch.load_file(path))
-        except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-            raise UsageError(f"{path} is damaged or belongs to another model: {error}") from None
-        self.episodes, self.metrics = (kept(folder / name) for name in (EPISODES, runs.METRICS))
+        weights.restore(self.agent.policy, folder)
+        self.episodes, self.metrics = (runs.read_rows(folder / name) for name in (EPISODES, runs.METRICS))
 
 
 def _short(bound: NDArray[Any]) -> Any:

@@ -31,8 +31,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from gen_core.estimators import BOUNDS, Match, Separable
-from gen_core.losses import sup_con
-from gen_core.losses.adversarial import gradient_penalty, wasserstein_critic, wasserstein_generator
+from gen_core.losses import sup_con, wasserstein_generator
 from gen_zsl.generative import FeatureGenerator, GeneratorWithDecay, adam
 from gen_zsl.networks import Comparator, Projection, linear
 
@@ -84,10 +83,7 @@ class CEGZSL(FeatureGenerator):
         of_critic, of_generator = self.optimizers()  # pyright: ignore
         for _ in range(config.critic_steps):
             x, a, y = self.draw(*batch)
-            with torch.no_grad():
-                fake = self.fake(a)
-            distance = wasserstein_critic(self.critic(x, a), self.critic(fake, a))
-            penalty = gradient_penalty(self.critic, x, fake, a, weight=config.penalty)
+            distance, penalty = self.wasserstein(x, a)
             h = self.embedding(x)
             instance, classes = self.instance(h, y), self.classes(h, y)
             self.descend(of_critic, distance + penalty + instance + classes)

@@ -17,13 +17,11 @@ differ by their objectives alone.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from gen_core.harness.fitting import mix
-from gen_core.losses.adversarial import gradient_penalty, wasserstein_critic, wasserstein_generator
+from gen_core.losses import wasserstein_generator
 from gen_zsl.generative import FeatureGenerator, GeneratorConfig, adam, fit_softmax
 from gen_zsl.networks import linear
 
@@ -48,8 +46,7 @@ class FCLSWGAN(FeatureGenerator):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(mix(self.fit_seed, PRETRAINING))
+        with self.stream(PRETRAINING):
             fit_softmax(self.known, self.x, self.y, epochs=self.config.softmax_epochs, batch_size=100)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
@@ -57,10 +54,7 @@ class FCLSWGAN(FeatureGenerator):
         of_critic, of_generator = self.optimizers()  # pyright: ignore
         for _ in range(config.critic_steps):
             x, a, y = self.draw(*batch)
-            with torch.no_grad():
-                fake = self.fake(a)
-            distance = wasserstein_critic(self.critic(x, a), self.critic(fake, a))
-            penalty = gradient_penalty(self.critic, x, fake, a, weight=config.penalty)
+            distance, penalty = self.wasserstein(x, a)
             self.descend(of_critic, distance + penalty)
 
         fake = self.fake(a)

@@ -14,14 +14,12 @@ Deviations: it is a baseline, no paper's method: the prototypes of seen classes 
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from gen_core.evaluation.gzsl import per_class_accuracy
-from gen_core.harness import runs
 from gen_core.harness.errors import UsageError
 from gen_core.harness.plain import Plain
 from gen_zsl.data import ZeroShot
@@ -37,6 +35,8 @@ class RidgePrototypes(Plain):
         strengths: tuple[PositiveFloat, ...] = Field((0.1, 0.3, 1.0), min_length=1)
         """Values of lambda to choose from on the validation classes."""
 
+    tensors = ("prototypes", "mean", "seen", "unseen")
+    facts = ("classes",)
     prototypes: Tensor
     mean: Tensor
     seen: Tensor
@@ -65,29 +65,6 @@ class RidgePrototypes(Plain):
     def predict(self, data: ZeroShot) -> dict[str, Any]:
         """Columns id, class, score (the cosine) and kind ("seen" or "unseen" in training), a row an image."""
         return table(data, self.scores(data.features), self.classes, self.seen.tolist())
-
-    def save(self, folder: str | Path) -> None:
-        """Write `config.toml` and `model.safetensors`."""
-        super().save(folder)
-        runs.update_header(Path(folder), type(self), classes=self.classes)
-        tensors = {name: getattr(self, name).contiguous() for name in ("prototypes", "mean", "seen", "unseen")}
-        path = Path(folder) / runs.WEIGHTS
-        temporary = path.with_name(path.name + ".tmp")
-        safetensors.torch.save_file(tensors, temporary)
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """The model of a run folder."""
-        model = super().load(folder)
-        path = Path(folder) / runs.WEIGHTS
-        try:
-            for name, value in safetensors.torch.load_file(path).items():
-                setattr(model, name, value)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UsageError(f"{path} is missing or damaged: {error}") from None
-        model.classes = runs.header_of(Path(folder), cls)["classes"]
-        return model
 
 
 def _prototypes(data: ZeroShot, rows: Tensor, strength: float) -> tuple[Tensor, Tensor]:
