@@ -220,7 +220,7 @@ def test_ways_to_say_the_diagonal_agree(bound):
     f, i = matrix(), torch.arange(4)
     value = BOUNDS[bound](f)
     for positives in (i, i.int(), torch.eye(4, dtype=torch.bool), Match(i), Match(i + 7, i + 7)):
-        assert torch.equal(BOUNDS[bound](f, positives), value)
+        torch.testing.assert_close(BOUNDS[bound](f, positives), value, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("bound", sorted(BOUNDS))
@@ -360,10 +360,29 @@ def test_bad_positives(bound):
         f(scores, Match(torch.arange(3)))
     with pytest.raises(ValueError, match="positives must be None, a LongTensor"):
         f(scores, [0, 1, 2])
-    with pytest.raises(ValueError, match="no positive pair"):
-        f(scores, torch.zeros(3, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="no negatives"):
         f(scores, torch.ones(3, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("bound", sorted(BOUNDS))
+@pytest.mark.parametrize("positives", [torch.zeros(3, 4, dtype=torch.bool), Match(torch.arange(3), torch.arange(5, 9))])
+def test_a_batch_without_a_positive_pair_is_worth_nothing(bound, positives):
+    scores = torch.randn(3, 4, requires_grad=True)
+    value = BOUNDS[bound](scores, positives)
+    value.backward()
+    assert value.item() == 0
+    assert scores.grad is not None and not scores.grad.any()
+
+
+@pytest.mark.parametrize("bound", sorted(BOUNDS))
+def test_function_transforms(bound):
+    f, batch = BOUNDS[bound], torch.randn(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if bound == "interpolated":
+        return  # it reads a mask always
+    torch.testing.assert_close(torch.func.vmap(f)(batch), torch.stack([f(b) for b in batch]), rtol=0, atol=1e-12)
+    leaf = batch[0].clone().requires_grad_()
+    f(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(f)(batch[0]), leaf.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("bound", sorted(RANKING))

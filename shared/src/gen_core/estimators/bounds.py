@@ -12,8 +12,12 @@ log-mean-exp over all negative pairs, separately. *Ranking* bounds (infonce, int
 itself and the K negatives of its row, the row's other positives left out; mean in a row, then over the rows that have a
 positive. They need the matrix. `interpolated` reads columns as its rows, because its baseline belongs to y_j.
 
-Scores must be finite; half precision is computed in float32. Pairs that do not count are put at -inf, never at a big
-negative number. `nwj` and `tuba` are -inf where e^f overflows: that is their value. No negatives at all: ValueError.
+Half precision is computed in float32. Pairs that do not count are put at -inf, never at a big negative number. `nwj`
+and `tuba` are -inf where e^f overflows: that is their value. Where a mask or Match names no positive pair the bound is
+0, connected to the graph, so that a batch without a pair does not end a training. No negatives at all: ValueError.
+
+With one score matrix (`positives=None`) they can be compiled (`torch.compile`) and put under `torch.func.vmap` and
+`torch.func.grad`; masks and labels are read on the way, which those refuse.
 """
 
 import math
@@ -24,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gen_core.losses.pairwise import floating, positive, softplus
+from gen_core._checks import finite, floating, positive, softplus
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +112,22 @@ def infonce(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         positives: see the module's head.
 
     Raises:
-        ValueError: Pairs; no positive; a row that has a positive but no negative; bad scores.
+        ValueError: Pairs; a row that has a positive but no negative; bad scores.
 
     Examples:
         >>> f"{infonce(torch.zeros(4, 4)).item():.4f}"
         '0.0000'
     """
-    f_pos, log_neg, row, p, k = _rows("infonce", *_matrix("infonce", scores, positives))
-    per_pair = torch.log1p(k)[row] - softplus(log_neg[row] - f_pos)
-    return (per_pair / p[row]).sum() / len(p)
+    f = _scores("infonce", scores)
+    if positives is None:
+        value = (f.diagonal() - f.logsumexp(1)).mean() + math.log(_square(f))
+    else:
+        rows = _rows("infonce", f, *_masks(f, positives))
+        if rows is None:
+            return _nothing(f)
+        per_pair = torch.log1p(rows.k)[rows.row] - softplus(rows.log_neg[rows.row] - rows.f_pos)
+        value = (per_pair / rows.p[rows.row]).sum() / rows.p.shape[0]
+    return finite(value, scores=f)
 
 
 def interpolated(
@@ -138,7 +149,7 @@ def interpolated(
         log_baseline: log q, one number or (m,); 1.0, i.e. q = e, makes alpha = 0 NWJ.
 
     Raises:
-        ValueError: Pairs; no positive; a column that has a positive but no negative; bad scores, alpha or baseline.
+        ValueError: Pairs; a column that has a positive but no negative; bad scores, alpha or baseline.
 
     Examples:
         >>> f = torch.diag(torch.ones(4))
@@ -147,17 +158,25 @@ def interpolated(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    f, pos, neg = _matrix("interpolated", scores, positives)
-    log_q = _baseline(log_baseline, f).expand(f.shape[1])[pos.any(0)]
-    f_pos, log_neg, row, p, k = _rows("interpolated", f.T, pos.T, neg.T)
+    f = _scores("interpolated", scores)
+    pos, neg = _masks(f, positives)
+    rows = _rows("interpolated", f.T, pos.T, neg.T)
+    if rows is None:
+        return _nothing(f)
+    log_q = _baseline(log_baseline, f)
+    if isinstance(log_q, Tensor):
+        log_q = log_q.expand(f.shape[1])[pos.any(0)]
     log_alpha, log_rest = (math.log(w) if w > 0 else -math.inf for w in (alpha, 1 - alpha))
+    rest = torch.as_tensor(log_rest + log_q, dtype=f.dtype, device=f.device).expand(rows.p.shape[0])
 
-    def b(log_m: Tensor, log_q: Tensor) -> Tensor:
-        return torch.logaddexp(log_alpha + log_m, log_rest + log_q)
+    def b(log_m: Tensor, rest: Tensor) -> Tensor:
+        return torch.logaddexp(log_alpha + log_m, rest)
 
-    joint = f_pos - b(torch.logaddexp(log_neg[row], f_pos) - torch.log1p(k)[row], log_q[row])
-    log_m = log_neg - torch.log(k)
-    return 1 + (joint / p[row]).sum() / len(p) - (log_m - b(log_m, log_q)).exp().mean()
+    row = rows.row
+    joint = rows.f_pos - b(torch.logaddexp(rows.log_neg[row], rows.f_pos) - torch.log1p(rows.k)[row], rest[row])
+    log_m = rows.log_neg - torch.log(rows.k)
+    value = 1 + (joint / rows.p[row]).sum() / rows.p.shape[0] - (log_m - b(log_m, rest)).exp().mean()
+    return finite(value, scores=f, log_baseline=log_baseline)
 
 
 # ----------------------------------------------------------------------------------------------------- pooled bounds
@@ -174,8 +193,7 @@ def dv(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         >>> f"{dv(2 * torch.eye(3)).item():.4f}"
         '2.0000'
     """
-    pos, neg, count = _pooled(scores, positives)
-    return pos.mean() - _log_mean_exp(neg, count)
+    return _pooled(lambda pos, neg, count: pos.mean() - _log_mean_exp(neg, count), scores, positives)
 
 
 def nwj(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
@@ -207,8 +225,11 @@ def tuba(scores: Tensor | Pairs, positives: Positives = None, log_baseline: floa
         >>> f"{tuba(torch.zeros(3, 3), log_baseline=torch.zeros(3)).item():.4f}"
         '0.0000'
     """
-    pos, neg, count = _pooled(scores, positives, log_baseline=log_baseline)
-    return 1 + pos.mean() - neg.exp().sum() / count
+
+    def formula(pos: Tensor, neg: Tensor, count: int) -> Tensor:
+        return 1 + pos.mean() - neg.exp().sum() / count
+
+    return _pooled(formula, scores, positives, log_baseline=log_baseline)
 
 
 def jsd(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
@@ -245,8 +266,7 @@ def smile(scores: Tensor | Pairs, positives: Positives = None, clip: float = 5.0
     """
     if not clip > 0:
         raise ValueError(f"clip must be above 0, got {clip}")
-    pos, neg, count = _pooled(scores, positives, clip=clip)
-    return pos.mean() - _log_mean_exp(neg, count)
+    return _pooled(lambda pos, neg, count: pos.mean() - _log_mean_exp(neg, count), scores, positives, clip=clip)
 
 
 def nce(scores: Tensor | Pairs, positives: Positives = None, nu: float = 1.0) -> Tensor:
@@ -264,8 +284,11 @@ def nce(scores: Tensor | Pairs, positives: Positives = None, nu: float = 1.0) ->
         '-2.2493'
     """
     positive("nu", nu)
-    pos, neg, count = _pooled(scores, positives, log_baseline=math.log(nu))
-    return -(softplus(-pos).mean() + nu * softplus(neg).sum() / count)
+
+    def formula(pos: Tensor, neg: Tensor, count: int) -> Tensor:
+        return -(softplus(-pos).mean() + nu * softplus(neg).sum() / count)
+
+    return _pooled(formula, scores, positives, log_baseline=math.log(nu))
 
 
 BOUNDS: dict[str, Bound] = {f.__name__: f for f in (infonce, dv, nwj, tuba, jsd, smile, interpolated, nce)}
@@ -293,10 +316,12 @@ class _Rows(NamedTuple):
     k: Tensor  # (r,) negatives of a row
 
 
-def _rows(bound: str, f: Tensor, pos: Tensor, neg: Tensor) -> _Rows:
+def _rows(bound: str, f: Tensor, pos: Tensor, neg: Tensor) -> _Rows | None:
     used = pos.any(1)
     if not bool(used.all()):  # a row of -inf alone would give NaN gradients
         f, pos, neg = f[used], pos[used], neg[used]
+    if f.shape[0] == 0:
+        return None
     k = neg.sum(1)
     if bool((k == 0).any()):
         where = "column (pass the transpose to rank over j)" if bound == "interpolated" else "row"
@@ -305,33 +330,39 @@ def _rows(bound: str, f: Tensor, pos: Tensor, neg: Tensor) -> _Rows:
     return _Rows(f[pos], log_neg, pos.nonzero()[:, 0], pos.sum(1).to(f.dtype), k.to(f.dtype))
 
 
-def _matrix(bound: str, scores: Tensor | Pairs, positives: Positives) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked scores and their positive and negative pairs, each (n, m)."""
+def _scores(bound: str, scores: Tensor | Pairs) -> Tensor:
     if isinstance(scores, Pairs):
         raise ValueError(
             f"scores must be a matrix for {bound}, which ranks each positive against its own negatives; "
             "Pairs have none: use dv, nwj, tuba, jsd, smile or nce"
         )
-    f = floating("scores", scores, 2)
-    pos, neg = _masks(f, positives)
-    if not bool(pos.any()):
-        raise ValueError("positives name no positive pair")
-    if not bool(neg.any()):
-        raise ValueError(f"scores of shape {tuple(f.shape)} have no negatives: a bound needs K >= 1")
-    return f, pos, neg
+    return floating("scores", scores, 2)
+
+
+def _square(f: Tensor) -> int:
+    n, m = f.shape
+    if n != m:
+        raise ValueError(f"scores must be square when positives is None, got shape {(n, m)}; say positives=")
+    if n == 1:
+        raise ValueError("scores of shape (1, 1) have no negatives: a bound needs K >= 1")
+    return n
+
+
+def _nothing(f: Tensor) -> Tensor:
+    """0 nats, connected to the graph."""
+    return f.sum() * 0
 
 
 def _masks(f: Tensor, positives: Positives) -> tuple[Tensor, Tensor]:
+    """The positive and the negative pairs, each (n, m)."""
     n, m = f.shape
     if positives is None:
-        if n != m:
-            raise ValueError(f"scores must be square when positives is None, got shape {(n, m)}; say positives=")
-        pos = torch.eye(n, dtype=torch.bool, device=f.device)
+        pos = torch.eye(_square(f), dtype=torch.bool, device=f.device)
     elif isinstance(positives, Match):
         pos, neg = positives.masks()
         if pos.shape != f.shape:
             raise ValueError(f"positives match {tuple(pos.shape)} pairs, but scores have shape {(n, m)}")
-        return pos.to(f.device), neg.to(f.device)
+        return _with_negatives(f, pos.to(f.device), neg.to(f.device))
     elif not isinstance(positives, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"positives must be None, a LongTensor, a BoolTensor or a Match, got {_say(positives)}")
     elif positives.dtype == torch.bool:
@@ -346,37 +377,69 @@ def _masks(f: Tensor, positives: Positives) -> tuple[Tensor, Tensor]:
         pos = torch.zeros(n, m, dtype=torch.bool, device=f.device).scatter_(1, column[:, None], True)
     else:
         raise ValueError(f"positives must be integers ({n},) or booleans {(n, m)}, got {_say(positives)}")
-    return pos, ~pos
+    return _with_negatives(f, pos, ~pos)
+
+
+def _with_negatives(f: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
+    if not bool(neg.any()):
+        raise ValueError(f"scores of shape {tuple(f.shape)} have no negatives: a bound needs K >= 1")
+    return pos, neg
 
 
 def _pooled(
-    scores: Tensor | Pairs, positives: Positives, *, log_baseline: float | Tensor = 0.0, clip: float = math.inf
-) -> tuple[Tensor, Tensor, int]:
-    """The scores less their baseline at the positive pairs, those at the negative pairs (clipped; -inf at the rest of
-    the matrix), and the number of negatives."""
+    formula: Callable[[Tensor, Tensor, int], Tensor],
+    scores: Tensor | Pairs,
+    positives: Positives,
+    *,
+    log_baseline: float | Tensor = 0.0,
+    clip: float = math.inf,
+) -> Tensor:
+    """formula(pos, neg, count): the scores, less their baseline, of the positive pairs; those of the negative pairs,
+    clipped, with -inf for the other entries of a matrix; the number of negatives."""
     if isinstance(scores, Pairs):
         if positives is not None:
             raise ValueError("positives must be None with Pairs, which say already what is positive")
         pos, neg = floating("pos", scores.pos, 1), floating("neg", scores.neg, 1)
-        return pos - _baseline(log_baseline, pos), (neg - _baseline(log_baseline, neg)).clamp(-clip, clip), len(neg)
-    f, is_pos, is_neg = _matrix("a pooled bound", scores, positives)
-    f = f - _baseline(log_baseline, f)
-    return f[is_pos], f.clamp(-clip, clip).masked_fill(~is_neg, -math.inf), int(is_neg.sum())
+        inputs = {"pos": pos, "neg": neg}
+        pos, neg, count = _less(pos, log_baseline), _clipped(_less(neg, log_baseline), clip), neg.shape[0]
+    else:
+        f = floating("scores", scores, 2)
+        inputs = {"scores": f}
+        if positives is None:
+            n, f = _square(f), _less(f, log_baseline)
+            # All but the diagonal, without a mask: behind each of its entries stand n others.
+            pos, neg, count = f.diagonal(), _clipped(f.flatten()[1:].view(n - 1, n + 1)[:, :n], clip), n * (n - 1)
+        else:
+            is_pos, is_neg = _masks(f, positives)
+            f = _less(f, log_baseline)
+            pos, neg, count = f[is_pos], _clipped(f, clip).masked_fill(~is_neg, -math.inf), int(is_neg.sum())
+            if pos.shape[0] == 0:
+                return _nothing(f)
+    return finite(formula(pos, neg, count), **inputs, log_baseline=log_baseline)
+
+
+def _clipped(f: Tensor, clip: float) -> Tensor:
+    return f if clip == math.inf else f.clamp(-clip, clip)
+
+
+def _less(f: Tensor, log_baseline: float | Tensor) -> Tensor:
+    return f if not isinstance(log_baseline, Tensor) and log_baseline == 0 else f - _baseline(log_baseline, f)
 
 
 def _log_mean_exp(neg: Tensor, count: int) -> Tensor:
-    return neg.flatten().logsumexp(0) - math.log(count)
+    return neg.logsumexp(tuple(range(neg.ndim))) - math.log(count)
 
 
-def _baseline(log_baseline: float | Tensor, f: Tensor) -> Tensor:
-    value = torch.as_tensor(log_baseline, dtype=f.dtype, device=f.device)
+def _baseline(log_baseline: float | Tensor, f: Tensor) -> float | Tensor:
+    if not isinstance(log_baseline, Tensor):
+        if not math.isfinite(log_baseline):
+            raise ValueError(f"log_baseline must be finite, got {log_baseline}")
+        return log_baseline
     columns = f.shape[1] if f.ndim == 2 else None
-    if value.ndim > 1 or (value.ndim == 1 and len(value) != columns):
+    if log_baseline.ndim > 1 or (log_baseline.ndim == 1 and log_baseline.shape[0] != columns):
         allowed = "one number" if columns is None else f"one number or of shape ({columns},), one a column"
-        raise ValueError(f"log_baseline must be {allowed}, got shape {tuple(value.shape)}")
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError("log_baseline must be finite, got NaN or infinite entries")
-    return value
+        raise ValueError(f"log_baseline must be {allowed}, got shape {tuple(log_baseline.shape)}")
+    return log_baseline.to(f)
 
 
 def _is_integer(value: Tensor) -> bool:

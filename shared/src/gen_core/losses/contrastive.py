@@ -1,18 +1,23 @@
 """Contrastive losses on embeddings: rows are samples, row i of one view belongs to row i of the other.
 
-All of them cast half precision to float32 and leave autocast for the logits: log-sum-exp in 16 bits is too coarse.
+None of them holds the N x N matrix once it is large: see `gen_core._tiled`. All cast half precision to float32 and
+leave autocast for the logits: log-sum-exp in 16 bits is too coarse. They can be differentiated twice and compiled; both
+then hold the N x N matrix. `torch.func` transforms refuse them: put those around the bounds of `gen_core.estimators`.
+
+With `gather=True` the candidates are the rows of all ranks of the process group; see `gen_core.distributed` for what is
+exact. Without a group it changes nothing.
 """
 
-import math
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core.losses.pairwise import floating, positive, softplus
-
-Reduction = Literal["mean", "sum", "none"]
+from gen_core._checks import Reduction, finite, floating, positive, reduced, softplus
+from gen_core._tiled import row_lse
+from gen_core.distributed import gather as gather_rows
+from gen_core.distributed import world
+from gen_core.estimators.bounds import Match
 
 
 def info_nce(
@@ -22,21 +27,26 @@ def info_nce(
     reduction: Reduction = "mean",
     *,
     normalize: bool = True,
+    negatives: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     """InfoNCE, one direction: each query must find its own key among the N keys (van den Oord et al. 2018, eq. 4).
 
     l_i = -log( exp(s_ii / t) / sum_j exp(s_ij / t) ), s the cosine, or the inner product with `normalize=False`.
-    Negatives are the other keys only. CLIP's loss is the mean of both directions.
+    Negatives are the other keys only; with `negatives` they are those K rows in place of the other keys (MoCo's queue,
+    He et al. 2020, eq. 1). CLIP's loss is the mean of both directions.
 
     Args:
-        query: (N, D) floating, N >= 2; these rows are the anchors.
+        query: (N, D) floating, N >= 2 (1 with `negatives`); these rows are the anchors.
         key: (N, D), the positive of query i in row i; gradient flows into it (detach it for MoCo).
         temperature: t > 0; a tensor with one element gets a gradient.
         reduction: `mean` or `sum` over the N anchors, or `none`.
         normalize: divide rows by their length (a zero row stays zero, with a finite gradient).
+        negatives: (K, D) rows of a memory bank or queue, or None.
+        gather: the keys of all ranks are candidates; not with `negatives`.
 
     Returns:
-        Nats, a scalar or (N,) for `none`.
+        Nats, a scalar or (N,) for `none`; of this rank's anchors.
 
     Raises:
         ValueError: shapes or dtypes differ, N < 2, integer, NaN or infinite input, bad temperature or reduction.
@@ -45,13 +55,26 @@ def info_nce(
         >>> q = torch.eye(2)
         >>> f"{info_nce(q, q, temperature=1.0).item():.5f}"  # log(1 + 1/e)
         '0.31326'
+        >>> f"{info_nce(q, q, 1.0, negatives=torch.tensor([[-1.0, 0.0]])).item():.5f}"
+        '0.22009'
     """
-    q, k = _views("query", query, "key", key)
-    _check(temperature, reduction)
+    if negatives is not None and gather:
+        raise ValueError("gather must be False with negatives, which stand in place of the other ranks' keys")
+    least = 1 if negatives is not None or (gather and world()[1] > 1) else 2
+    q, k = _views("query", query, "key", key, least)
+    positive("temperature", temperature)
     with torch.autocast(q.device.type, enabled=False):
-        q, k = _unit(q, k, normalize)
-        pos, neg = _inner(q, k, temperature), _negatives(q, k, temperature).logsumexp(1)
-        return _reduce(softplus(neg - pos), reduction)
+        q, k = _scaled(q, temperature, normalize), _scaled(k, temperature, normalize)
+        if negatives is None:
+            rank = world()[0] if gather else 0
+            neg = row_lse(q, gather_rows(k) if gather else k, diagonals=(rank * q.shape[0],))
+        else:
+            bank = floating("negatives", negatives, 2).to(q.dtype)
+            if bank.shape[1] != q.shape[1]:
+                raise ValueError(f"negatives must have {q.shape[1]} columns, as query has, got {tuple(bank.shape)}")
+            neg = row_lse(q, _scaled(bank, temperature, normalize))
+        loss = reduced(softplus(neg - (q * k).sum(1)), reduction)
+    return finite(loss, query=query, key=key, negatives=negatives)
 
 
 def nt_xent(
@@ -61,6 +84,7 @@ def nt_xent(
     reduction: Reduction = "mean",
     *,
     normalize: bool = True,
+    gather: bool = False,
 ) -> Tensor:
     """NT-Xent, SimCLR's loss (Chen et al. 2020, eq. 1): each of 2N views must find its partner among the 2N - 1 others.
 
@@ -73,9 +97,10 @@ def nt_xent(
         temperature: t > 0; a tensor with one element gets a gradient.
         reduction: `mean` or `sum` over the 2N anchors, or `none`.
         normalize: divide rows by their length (a zero row stays zero, with a finite gradient).
+        gather: the views of all ranks are candidates.
 
     Returns:
-        Nats, a scalar, or (2N,) for `none`: the anchors of `view_a`, then those of `view_b`.
+        Nats, a scalar, or (2N,) for `none`: the anchors of `view_a`, then those of `view_b`; of this rank's anchors.
 
     Raises:
         ValueError: shapes or dtypes differ, N < 2, integer, NaN or infinite input, bad temperature or reduction.
@@ -85,16 +110,20 @@ def nt_xent(
         >>> f"{nt_xent(z, z, temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
         '0.23954'
     """
-    a, b = _views("view_a", view_a, "view_b", view_b)
-    _check(temperature, reduction)
+    a, b = _views("view_a", view_a, "view_b", view_b, 1 if gather and world()[1] > 1 else 2)
+    positive("temperature", temperature)
     with torch.autocast(a.device.type, enabled=False):
-        a, b = _unit(a, b, normalize)
-        # Three N x N blocks in place of one 2N x 2N matrix: what is no negative is the diagonal of each block.
-        ab = _negatives(a, b, temperature)
-        neg_a = torch.logaddexp(_negatives(a, a, temperature).logsumexp(1), ab.logsumexp(1))
-        neg_b = torch.logaddexp(_negatives(b, b, temperature).logsumexp(1), ab.logsumexp(0))
+        n = a.shape[0]
+        z = _scaled(torch.cat([a, b]), temperature, normalize)
+        pos = (z * z.roll(n, 0)).sum(1)
+        # Neither its own column nor its partner's is a negative of a row.
+        if gather and world()[1] > 1:
+            neg = row_lse(z, gather_rows(z), match=_samples(n, z.device))
+        else:
+            neg = row_lse(z, diagonals=(0, n, -n))
         # softplus(neg - pos) = -log softmax of the positive, and exact where log(sum) - pos would cancel.
-        return _reduce(softplus(torch.cat([neg_a, neg_b]) - _inner(a, b, temperature).repeat(2)), reduction)
+        loss = reduced(softplus(neg - pos), reduction)
+    return finite(loss, view_a=view_a, view_b=view_b)
 
 
 def sup_con(
@@ -105,6 +134,7 @@ def sup_con(
     reduction: Reduction = "mean",
     *,
     normalize: bool = True,
+    gather: bool = False,
 ) -> Tensor:
     """SupCon (Khosla et al. 2020, eq. 2, L_out): each row must find all others of its class among the N - 1 others.
 
@@ -120,9 +150,11 @@ def sup_con(
             the released code). Where no anchor has one the loss is 0, connected to the graph.
         reduction: `mean` or `sum` over the anchors, or `none`: (N,), 0 at anchors without a positive.
         normalize: divide rows by their length (a zero row stays zero, with a finite gradient).
+        gather: the rows and labels of all ranks are candidates; the mean of `skip` is over the anchors of all ranks
+            that have a positive, so that the average of the ranks' losses is that of one process.
 
     Returns:
-        Nats, a scalar or (N,) for `none`.
+        Nats, a scalar or (N,) for `none`; of this rank's anchors.
 
     Raises:
         ValueError: shapes do not fit, labels are no integers, NaN or infinite input, bad temperature, empty or
@@ -138,53 +170,50 @@ def sup_con(
         raise ValueError(f"labels must be {len(z)} integers, one a row, got {labels.dtype} {tuple(labels.shape)}")
     if empty not in ("skip", "zero"):
         raise ValueError(f"empty must be 'skip' or 'zero', got {empty!r}")
-    _check(temperature, reduction)
+    positive("temperature", temperature)
+    rank, ranks = world() if gather else (0, 1)
+    own = slice(rank * len(z), (rank + 1) * len(z))
     with torch.autocast(z.device.type, enabled=False):
-        z = F.normalize(z, eps=1e-8) if normalize else z
+        z = _scaled(z, temperature, normalize)
+        every, labels = (gather_rows(z), gather_rows(labels)) if gather else (z, labels)
         unique: Any = torch.unique  # pyright: ignore
-        _, kind, size = unique(labels, return_inverse=True, return_counts=True)
+        _, kind_of_all, size = unique(labels, return_inverse=True, return_counts=True)
+        anchors = (size > 1)[kind_of_all].sum().clamp(min=1) / ranks
+        kind = kind_of_all[own]
         others: Tensor = (size - 1)[kind]
         has = others > 0
         # The mean of the positives' logits from the class sums, O(N D), where a mask would be N x N.
-        sums = torch.zeros(len(size), z.shape[1], dtype=z.dtype, device=z.device).index_add(0, kind, z)
-        pos = _inner(z, (sums[kind] - z) / others.clamp(min=1)[:, None], temperature)
-        loss = _negatives(z, z, temperature).logsumexp(1) - pos
-        loss = torch.where(has, loss, z.sum(1) * 0)  # of a single row the logsumexp is -inf, and its gradient NaN
-        if reduction == "mean" and empty == "skip":
-            return loss.sum() / has.sum().clamp(min=1)
-        return _reduce(loss, reduction)
+        sums = torch.zeros(len(size), z.shape[1], dtype=z.dtype, device=z.device).index_add(0, kind_of_all, every)
+        pos = (z * (sums[kind] - z) / others.clamp(min=1)[:, None]).sum(1)
+        lse = row_lse(z, every if ranks > 1 else None, diagonals=(own.start,))
+        loss = torch.where(has, lse - pos, z.sum(1) * 0)  # a row alone in the world has a lse of -inf
+        skip = reduction == "mean" and empty == "skip"
+        loss = loss.sum() / anchors if skip else reduced(loss, reduction)
+    return finite(loss, features=features)
 
 
-def _views(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, Tensor]:
+def _views(name_a: str, a: Tensor, name_b: str, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
     x, y = floating(name_a, a, 2), floating(name_b, b, 2)
     if x.shape != y.shape:
         raise ValueError(f"{name_b} must have the shape of {name_a}, {tuple(x.shape)}, got {tuple(y.shape)}")
     if x.dtype != y.dtype:
         raise ValueError(f"{name_b} must have the dtype of {name_a}, {x.dtype}, got {y.dtype}")
-    if len(x) < 2:
-        raise ValueError(f"{name_a} must have at least 2 rows, got 1: there are no negatives")
+    if x.shape[0] < least:
+        raise ValueError(f"{name_a} must have at least {least} rows, got {x.shape[0]}: there are no negatives")
     return x, y
 
 
-def _check(temperature: float | Tensor, reduction: str) -> None:
-    positive("temperature", temperature)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def _scaled(z: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
+    """Rows whose inner products are the logits; the square root keeps the matrix of x with itself symmetric."""
+    root = temperature**0.5
+    if not normalize:
+        return z / root
+    # The floor bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
+    return z / (torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-8) * root)  # pyright: ignore
 
 
-def _unit(a: Tensor, b: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    # eps bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
-    return (F.normalize(a, eps=1e-8), F.normalize(b, eps=1e-8)) if normalize else (a, b)
-
-
-def _inner(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
-    return (x * y).sum(1) / temperature
-
-
-def _negatives(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
-    """(N, N) logits with -inf on the diagonal, written in place: the product does not need its own output."""
-    return (x / temperature @ y.T).fill_diagonal_(-math.inf)
-
-
-def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+def _samples(n: int, device: torch.device) -> Match:
+    """Rows of this rank against those of all: positive are the two views of one sample."""
+    rank, ranks = world()
+    number = torch.arange(ranks * n, device=device).view(ranks, 1, n).expand(-1, 2, -1)
+    return Match(number[rank].flatten(), number.flatten())

@@ -1,62 +1,10 @@
-"""Losses on the scores of single pairs, and the input checks that the losses and bounds of the core share."""
+"""Losses on the scores of single pairs."""
 
-import math
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-
-def floating(name: str, value: Tensor, ndim: int | None = None) -> Tensor:
-    """Return `value` as float32 or float64 after checking it; half precision becomes float32.
-
-    Args:
-        name: the argument's name, for the message.
-        value: any floating tensor with at least one element.
-        ndim: the number of dimensions asked for; None takes any.
-
-    Raises:
-        ValueError: not a tensor, not of a floating dtype, of another number of dimensions, empty, NaN or infinite.
-
-    Examples:
-        >>> floating("scores", torch.ones(2, dtype=torch.float16)).dtype
-        torch.float32
-    """
-    if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must have a floating dtype, got {value.dtype}")
-    if ndim is not None and value.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimension(s), got shape {tuple(value.shape)}")
-    if value.numel() == 0:
-        raise ValueError(f"{name} must not be empty, got shape {tuple(value.shape)}")
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
-    return value if value.dtype == torch.float64 else value.float()
-
-
-def positive(name: str, value: float | Tensor) -> None:
-    """Refuse what is not one finite number above 0 (a float or a tensor with one element).
-
-    Examples:
-        >>> positive("temperature", 0.5)
-    """
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
-    number = value.item() if isinstance(value, Tensor) else value
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {number}")
-
-
-def softplus(u: Tensor) -> Tensor:
-    """log(1 + e^u), exact in float32 and float64 (torch's own default turns linear at 20, 2e-9 too low there).
-
-    Examples:
-        >>> f"{softplus(torch.tensor(0.0)).item():.6f}"
-        '0.693147'
-    """
-    return F.softplus(u, threshold=40.0)
+from gen_core._checks import finite, floating, softplus
 
 
 def binary_nce(pos: Tensor, neg: Tensor, reduction: Literal["mean", "sum-of-means"] = "mean") -> Tensor:
@@ -78,16 +26,19 @@ def binary_nce(pos: Tensor, neg: Tensor, reduction: Literal["mean", "sum-of-mean
         ValueError: an input is not floating, is empty, NaN or infinite; or the reduction is unknown.
 
     Examples:
+        >>> import torch
         >>> pos, neg = torch.tensor([1.0, -0.5, 2.0]), torch.tensor([-1.0, 0.3, 0.0])
         >>> f"{binary_nce(pos, neg).item():.5f} {binary_nce(pos, neg, reduction='sum-of-means').item():.5f}"
         '0.54584 1.09168'
     """
     pos_terms, neg_terms = softplus(-floating("pos", pos, 1)), softplus(floating("neg", neg, 1))
     if reduction == "mean":
-        return (pos_terms.sum() + neg_terms.sum()) / (pos_terms.numel() + neg_terms.numel())
-    if reduction == "sum-of-means":
-        return pos_terms.mean() + neg_terms.mean()
-    raise ValueError(f"reduction must be 'mean' or 'sum-of-means', got {reduction!r}")
+        loss = (pos_terms.sum() + neg_terms.sum()) / (pos_terms.numel() + neg_terms.numel())
+    elif reduction == "sum-of-means":
+        loss = pos_terms.mean() + neg_terms.mean()
+    else:
+        raise ValueError(f"reduction must be 'mean' or 'sum-of-means', got {reduction!r}")
+    return finite(loss, pos=pos, neg=neg)
 
 
 def pair_mse(pos: Tensor, neg: Tensor) -> Tensor:
@@ -108,6 +59,7 @@ def pair_mse(pos: Tensor, neg: Tensor) -> Tensor:
         ValueError: an input is not floating, is empty, NaN, infinite or outside [0, 1].
 
     Examples:
+        >>> import torch
         >>> half = torch.full((3,), 0.5)
         >>> pair_mse(half, half).item()
         0.5
@@ -116,4 +68,4 @@ def pair_mse(pos: Tensor, neg: Tensor) -> Tensor:
     for name, value in (("pos", same), ("neg", different)):
         if bool(((value < 0) | (value > 1)).any()):
             raise ValueError(f"{name} must hold probabilities in [0, 1], got {value.min():.4g} to {value.max():.4g}")
-    return same.square().mean() + (different - 1).square().mean()
+    return finite(same.square().mean() + (different - 1).square().mean(), pos=pos, neg=neg)
