@@ -139,7 +139,7 @@ def test_pair_mse_checks():
     pos = torch.rand(5, dtype=torch.float64, requires_grad=True)
     neg = torch.rand(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(pair_mse, (pos, neg))
-    with pytest.raises(ValueError, match=r"neg must hold probabilities in \[0, 1\], got -2 to 3"):
+    with pytest.raises(ValueError, match=r"neg must be in \[0, 1\], got -2 to 3"):
         pair_mse(torch.rand(2), torch.tensor([3.0, -2.0]))
     with pytest.raises(ValueError, match="pos must not be empty"):
         pair_mse(torch.rand(0), torch.rand(2))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gen_core import _tiled
 from gen_core._tiled import row_lse
 from gen_core.estimators import Match
-from gen_core.losses import info_nce, nt_xent, sup_con
+from gen_core.losses import contrastive, info_nce, nt_xent, sup_con
 
 SIZES = [31, 64, 100, 150]  # below, at and above a tile of 64, and no multiple of it
 
@@ -20,6 +20,7 @@ def small_tiles(monkeypatch):
     """Tiles of 64 x 64 from the first row on, so that small inputs have several."""
     monkeypatch.setattr(_tiled, "WHOLE", 0)
     monkeypatch.setattr(_tiled, "TILE", 64)
+    monkeypatch.setattr(contrastive, "SMALL", 0)
 
 
 def rows(n, d=8, seed=0, dtype=torch.float64, scale=1.0):
@@ -108,6 +109,15 @@ def test_half_precision_is_accumulated_in_float32(name, dtype):
     assert abs(value - expected) <= 1e-5  # of the same rounded numbers
     # the gradient is rounded once, when it returns in the input's own dtype
     assert (grad - expected_grad).norm() <= 2 * torch.finfo(dtype).eps * expected_grad.norm()
+
+
+@pytest.mark.parametrize("n", [2, 40])
+@pytest.mark.parametrize("tau", [0.5, 0.01])
+def test_few_pairs(monkeypatch, n, tau):
+    monkeypatch.undo()
+    (value, grad), (expected, expected_grad) = both("nt_xent", n, tau)
+    assert value.item() == pytest.approx(expected.item(), abs=1e-12 * max(1, abs(expected.item())))
+    assert (grad - expected_grad).norm() <= 1e-12 * expected_grad.norm()
 
 
 def test_the_real_tile_size(monkeypatch):
@@ -224,7 +234,7 @@ def test_logits_of_ten_thousand_are_finite(dtype):
 def test_gradcheck_and_gradgradcheck(monkeypatch, name, whole):
     monkeypatch.setattr(_tiled, "TILE", 4)
     if whole:
-        monkeypatch.setattr(_tiled, "WHOLE", 2**30)
+        monkeypatch.undo()
     loss, _, labelled = CASES[name]
     tau = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     a = rows(6, 3, 1).requires_grad_()

@@ -11,5 +11,6 @@ Examples:
 from gen_core.lazy import attach
 
 __version__ = "0.1.0"
-__all__ = ["estimators", "evaluation", "harness", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
-__getattr__, __dir__ = attach(__name__, dict.fromkeys(("estimators", "evaluation", "harness", "losses"), ""))
+_PARTS = ("distributed", "estimators", "evaluation", "harness", "losses", "state", "testing")
+__all__ = [*_PARTS]  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))

@@ -96,6 +96,48 @@ def positive(name: str, value: float | Tensor) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
 
+def not_negative(name: str, value: float) -> None:
+    """Refuse what is not one finite number of at least 0.
+
+    Examples:
+        >>> not_negative("margin", 0.0)
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+
+
+def within(name: str, value: Tensor, low: float, high: float) -> None:
+    """Refuse entries outside [low, high]; NaN is left to `finite`, and it looks where `finite` looks.
+
+    Examples:
+        >>> within("target", torch.tensor([0.0, 1.0]), 0.0, 1.0)
+    """
+    if not _may_look(value):
+        return
+    try:
+        least, most = (end.item() for end in value.detach().aminmax())
+    except RuntimeError:  # inside torch.func.vmap
+        return
+    if least < low or most > high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {least:.4g} to {most:.4g}")
+
+
+def alike(name_x: str, x: Tensor, name_y: str, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Two matrices (N, D) whose rows belong together, as `floating` gives them: one shape, one dtype, N >= least.
+
+    Examples:
+        >>> x, y = alike("query", torch.ones(2, 3), "key", torch.ones(2, 3))
+    """
+    u, v = floating(name_x, x, 2), floating(name_y, y, 2)
+    if u.shape != v.shape:
+        raise ValueError(f"{name_y} must have the shape of {name_x}, {tuple(u.shape)}, got {tuple(v.shape)}")
+    if u.dtype != v.dtype:
+        raise ValueError(f"{name_y} must have the dtype of {name_x}, {u.dtype}, got {v.dtype}")
+    if u.shape[0] < least:
+        raise ValueError(f"{name_x} must have at least {least} rows, got {u.shape[0]}: a row needs others beside it")
+    return u, v
+
+
 def reduced(loss: Tensor, reduction: Reduction) -> Tensor:
     """The mean or the sum of `loss`, or `loss` itself for `none`.
 

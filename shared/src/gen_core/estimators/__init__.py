@@ -1,4 +1,4 @@
-"""Mutual-information bounds on scores, and critics that give scores. Each name is loaded when it is first used."""
+"""Bounds of mutual information, density ratios, critics that give scores. Each name is loaded when it is first used."""
 
 from typing import TYPE_CHECKING
 
@@ -19,25 +19,92 @@ if TYPE_CHECKING:
         smile,
         tuba,
     )
-    from gen_core.estimators.critics import Bilinear, Separable, bilinear, separable
+    from gen_core.estimators.critics import (
+        Bilinear,
+        Separable,
+        bilinear,
+        separable,
+    )
+    from gen_core.estimators.density_ratio import (
+        DensityRatio,
+        effective_sample_size,
+        langevin,
+        log_partition,
+        permute_dims,
+        permute_nearest,
+        permute_within,
+        sir,
+    )
+    from gen_core.estimators.upper import (
+        GaussianConditional,
+        club,
+        l1out,
+    )
 
 __all__ = [
     "BOUNDS",
     "Bilinear",
+    "DensityRatio",
+    "GaussianConditional",
     "Match",
     "Pairs",
     "Separable",
     "bilinear",
+    "club",
     "dv",
+    "effective_sample_size",
     "infonce",
     "interpolated",
     "jsd",
+    "l1out",
+    "langevin",
+    "log_partition",
     "nats_to_bits",
     "nce",
     "nwj",
+    "permute_dims",
+    "permute_nearest",
+    "permute_within",
     "separable",
+    "sir",
     "smile",
     "tuba",
 ]
-_CRITICS = ("Bilinear", "Separable", "bilinear", "separable")
-__getattr__, __dir__ = attach(__name__, dict.fromkeys(__all__, "bounds") | dict.fromkeys(_CRITICS, "critics"))
+_HOMES = {
+    "bounds": [
+        "BOUNDS",
+        "Match",
+        "Pairs",
+        "dv",
+        "infonce",
+        "interpolated",
+        "jsd",
+        "nats_to_bits",
+        "nce",
+        "nwj",
+        "smile",
+        "tuba",
+    ],
+    "critics": [
+        "Bilinear",
+        "Separable",
+        "bilinear",
+        "separable",
+    ],
+    "density_ratio": [
+        "DensityRatio",
+        "effective_sample_size",
+        "langevin",
+        "log_partition",
+        "permute_dims",
+        "permute_nearest",
+        "permute_within",
+        "sir",
+    ],
+    "upper": [
+        "GaussianConditional",
+        "club",
+        "l1out",
+    ],
+}
+__getattr__, __dir__ = attach(__name__, {name: home for home, names in _HOMES.items() for name in names})

@@ -8,16 +8,19 @@ With `gather=True` the candidates are the rows of all ranks of the process group
 exact. Without a group it changes nothing.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gen_core._checks import Reduction, finite, floating, positive, reduced, softplus
+from gen_core._checks import Reduction, alike, finite, floating, positive, reduced, softplus
 from gen_core._tiled import row_lse
 from gen_core.distributed import gather as gather_rows
 from gen_core.distributed import world
 from gen_core.estimators.bounds import Match
+
+SMALL = 256  # pairs up to which NT-Xent is one matrix
 
 
 def info_nce(
@@ -61,7 +64,7 @@ def info_nce(
     if negatives is not None and gather:
         raise ValueError("gather must be False with negatives, which stand in place of the other ranks' keys")
     least = 1 if negatives is not None or (gather and world()[1] > 1) else 2
-    q, k = _views("query", query, "key", key, least)
+    q, k = alike("query", query, "key", key, least)
     positive("temperature", temperature)
     with torch.autocast(q.device.type, enabled=False):
         q, k = _scaled(q, temperature, normalize), _scaled(k, temperature, normalize)
@@ -110,19 +113,19 @@ def nt_xent(
         >>> f"{nt_xent(z, z, temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
         '0.23954'
     """
-    a, b = _views("view_a", view_a, "view_b", view_b, 1 if gather and world()[1] > 1 else 2)
+    a, b = alike("view_a", view_a, "view_b", view_b, 1 if gather and world()[1] > 1 else 2)
     positive("temperature", temperature)
     with torch.autocast(a.device.type, enabled=False):
         n = a.shape[0]
         z = _scaled(torch.cat([a, b]), temperature, normalize)
-        pos = (z * z.roll(n, 0)).sum(1)
-        # Neither its own column nor its partner's is a negative of a row.
         if gather and world()[1] > 1:
             neg = row_lse(z, gather_rows(z), match=_samples(n, z.device))
+            losses = softplus(neg - (z * z.roll(n, 0)).sum(1))
+        elif n <= SMALL and not torch.compiler.is_compiling():
+            losses: Tensor = _PartnerLosses.apply(z)  # pyright: ignore
         else:
-            neg = row_lse(z, diagonals=(0, n, -n))
-        # softplus(neg - pos) = -log softmax of the positive, and exact where log(sum) - pos would cancel.
-        loss = reduced(softplus(neg - pos), reduction)
+            losses = _partner_losses(z)
+        loss = reduced(losses, reduction)
     return finite(loss, view_a=view_a, view_b=view_b)
 
 
@@ -192,24 +195,50 @@ def sup_con(
     return finite(loss, features=features)
 
 
-def _views(name_a: str, a: Tensor, name_b: str, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    x, y = floating(name_a, a, 2), floating(name_b, b, 2)
-    if x.shape != y.shape:
-        raise ValueError(f"{name_b} must have the shape of {name_a}, {tuple(x.shape)}, got {tuple(y.shape)}")
-    if x.dtype != y.dtype:
-        raise ValueError(f"{name_b} must have the dtype of {name_a}, {x.dtype}, got {y.dtype}")
-    if x.shape[0] < least:
-        raise ValueError(f"{name_a} must have at least {least} rows, got {x.shape[0]}: there are no negatives")
-    return x, y
-
-
 def _scaled(z: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
-    """Rows whose inner products are the logits; the square root keeps the matrix of x with itself symmetric."""
+    """Rows whose inner products are the logits; the square root keeps the matrix of z with itself symmetric."""
     root = temperature**0.5
     if not normalize:
         return z / root
     # The floor bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
     return z / (torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-8) * root)  # pyright: ignore
+
+
+def _partner_losses(z: Tensor) -> Tensor:
+    """NT-Xent of 2N scaled rows, each anchor: its partner stands N rows further."""
+    n = z.shape[0] // 2
+    # softplus(neg - pos) = -log softmax of the positive, and exact where log(sum) - pos would cancel. Neither its own
+    # column nor its partner's is a negative of a row.
+    return softplus(row_lse(z, diagonals=(0, n, -n)) - (z * z.roll(n, 0)).sum(1))
+
+
+class _PartnerLosses(torch.autograd.Function):
+    """`_partner_losses` of a few rows from one matrix, where the bookkeeping of a dozen operations is what costs."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        n = z.shape[0] // 2
+        s = z @ z.T
+        partners = s.diagonal(n), s.diagonal(-n)
+        pos = torch.cat(partners)
+        for left_out in (s.diagonal(), *partners):
+            left_out.fill_(-math.inf)
+        lse = s.logsumexp(1)
+        gap = lse - pos
+        ctx.save_for_backward(z, s, lse, gap)
+        return softplus(gap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        z, s, lse, gap = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
+            return torch.autograd.grad(_partner_losses(z), z, grads[0], create_graph=True)[0]  # pyright: ignore
+        n, weight = z.shape[0] // 2, gap.sigmoid() * grads[0]
+        with torch.autocast(z.device.type, enabled=False):
+            p = (s - lse[:, None]).exp_().mul_(weight[:, None])
+            p.diagonal(n).copy_(-weight[:n])
+            p.diagonal(-n).copy_(-weight[n:])
+            return (p + p.T) @ z
 
 
 def _samples(n: int, device: torch.device) -> Match:

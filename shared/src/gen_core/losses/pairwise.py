@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from gen_core._checks import finite, floating, softplus
+from gen_core._checks import finite, floating, softplus, within
 
 
 def binary_nce(pos: Tensor, neg: Tensor, reduction: Literal["mean", "sum-of-means"] = "mean") -> Tensor:
@@ -65,7 +65,6 @@ def pair_mse(pos: Tensor, neg: Tensor) -> Tensor:
         0.5
     """
     same, different = floating("pos", pos, 1), floating("neg", neg, 1)
-    for name, value in (("pos", same), ("neg", different)):
-        if bool(((value < 0) | (value > 1)).any()):
-            raise ValueError(f"{name} must hold probabilities in [0, 1], got {value.min():.4g} to {value.max():.4g}")
+    within("pos", same, 0.0, 1.0)
+    within("neg", different, 0.0, 1.0)
     return finite(same.square().mean() + (different - 1).square().mean(), pos=pos, neg=neg)
