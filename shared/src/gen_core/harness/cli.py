@@ -23,6 +23,7 @@ from gen_core.harness import config as configs
 from gen_core.harness import recipes, registry, verbs
 from gen_core.harness.errors import UsageError, nearest
 from gen_core.harness.options import (
+    Bounds,
     Compare,
     Data,
     Demo,
@@ -39,7 +40,7 @@ from gen_core.harness.registry import Domain
 
 VERBS = {"list": List, "train": Train, "evaluate": Evaluate, "reproduce": Reproduce, "data": Data}
 USES = {"embed": Embed, "recommend": Recommend, "predict": Predict}  # those of a domain's `verbs`
-ABOVE = {"list": ListAll, "demo": Demo, "compare": Compare}
+ABOVE = {"list": ListAll, "demo": Demo, "bounds": Bounds, "compare": Compare}
 
 
 def gen() -> None:
@@ -88,14 +89,18 @@ def _dispatch(domain: Domain | None, argv: list[str]) -> int:
         return 0
     verb, rest = argv[0], argv[1:]
     if domain is None:
-        from gen_core.harness import demo
-
         options = _parse(f"{prog} {verb}", shapes[verb], rest)
         if verb == "list":
             found = registry.domains()
             if not found:
                 print("no domain is installed; install gen-vision, gen-graph, gen-rl, gen-rec or gen-zsl")
             return max((verbs.list_(domain, options) for domain in found.values()), default=0)
+        if verb == "bounds":
+            from gen_core.harness import bounds
+
+            return bounds.bounds(options)
+        from gen_core.harness import demo
+
         return demo.demo(options) if verb == "demo" else demo.compare(options)
     if verb == "reproduce" and "--help" not in rest:
         from gen_core.harness import reproduce

@@ -180,6 +180,18 @@ class Demo:
 
 
 @dataclass(kw_only=True)
+class Bounds:
+    """Each method under each bound of mutual information that it takes: a matrix without a verdict."""
+
+    out: Path = Path("runs/bounds")
+    """folder of the runs; what is finished there is not run again"""
+    json: Path | None = None
+    """file of the matrix (default: bounds.json in that folder)"""
+    jobs: int = 2
+    """cells at a time"""
+
+
+@dataclass(kw_only=True)
 class ListAll:
     """The installed domains with their methods, recipes and data sets."""
 

@@ -11,8 +11,8 @@ Deviations: the loss is the paper's mean over 2N anchors, where the official sca
 weight decay changes under LARS). The defaults are for small images on a CPU: a three-layer encoder and Adam; the recipe
 `cifar10-paper` holds the paper's ResNet-50, LARS and batch. Brightness is a factor, as in the official code's default;
 the paper's first version added it. The head has the paper's two layers, not the official code's later three. A data
-set smaller than the batch is one batch. On several devices `batch_size` is that of each; negatives are each device's
-own, and so is batch norm unless `fit(..., sync_batchnorm=True)`.
+set smaller than the batch is one batch. On several devices `batch_size` is that of each and the views of all are
+negatives, with exact gradients; batch norm is each device's own unless `fit(..., sync_batchnorm=True)`.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from gen_core.distributed import gather
 from gen_core.estimators import BOUNDS, Match, Separable
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import loader
@@ -98,7 +99,8 @@ class SimCLR(Method):
     def objective(self, first: Tensor, second: Tensor) -> Tensor:
         """NT-Xent, or minus another bound on the (2N, 2N) scores without their diagonal; in nats."""
         if self.config.bound == "paper":
-            return nt_xent(first, second, self.config.temperature)
+            return nt_xent(first, second, self.config.temperature, gather=True)
+        first, second = gather(first), gather(second)  # some bounds have one logarithm over all pairs
         ids = torch.arange(len(first), device=first.device).repeat(2)
         z = torch.cat([first, second])
         return -BOUNDS[self.config.bound](self.critic(z, z), Match(ids, skip=0))
