@@ -137,6 +137,31 @@ def test_infonce_is_the_papers_loss_shifted() -> None:
     assert model.objective(a, b).item() == pytest.approx(paper.item() - math.log(11), abs=1e-5)  # 2N - 1 = 11
 
 
+@pytest.mark.parametrize("bound", ["paper", "dv", "infonce"])
+def test_the_views_of_all_devices_are_candidates(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Two pretended ranks: their losses average to that of one process on the joined batch."""
+    model = SimCLR(config(bound=bound))
+    model.prepare(data.spec(some()))
+    a, b = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    alone = model.objective(a, b)
+    losses = []
+    for rank in (0, 1):
+        own = slice(3 * rank, 3 * rank + 3)
+
+        def gathered(rows: torch.Tensor, rank: int = rank) -> torch.Tensor:
+            if len(rows) == 3:  # one view of this rank: those of all
+                return a if torch.equal(rows, a[3 * rank : 3 * rank + 3]) else b
+            views = [torch.cat([a[3 * r : 3 * r + 3], b[3 * r : 3 * r + 3]]) for r in (0, 1)]
+            other = views[1 - rank] / views[1 - rank].norm(dim=1, keepdim=True) / 0.5**0.5  # as the loss scales its own
+            return torch.cat([rows, other] if rank == 0 else [other, rows])
+
+        monkeypatch.setattr("gen_core.losses.contrastive.world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("gen_core.losses.contrastive.gather_rows", gathered)
+        monkeypatch.setattr("gen_vision.methods.contrastive.simclr.gather", gathered)
+        losses.append(model.objective(a[own], b[own]))
+    torch.testing.assert_close(torch.stack(losses).mean(), alone, rtol=0, atol=1e-6)
+
+
 def test_lars_schedule_and_exclusions() -> None:
     model = SimCLR(
         config(optimizer="lars", learning_rate=0.3, scaling="linear", warmup_epochs=2, epochs=4, weight_decay=1e-4)
