@@ -1,7 +1,7 @@
 """The contrastive losses and the bounds of gen-core against their peers: time and memory, forward and backward.
 
     pip install lightly pytorch-metric-learning     # without them only the dense forms stand beside ours
-    python benchmarks/losses.py [--threads 2] [--device cuda] [--quick]
+    python benchmarks/losses.py [--threads 2] [--device cuda] [--quick] [--json FILE]
 
 All sides of a table alternate in one process, float32 (bfloat16 inputs with `--device cuda`), D = 128; time is the
 median. Memory is the most that a step holds beyond its inputs and their gradients: peak resident memory, reset before
@@ -12,7 +12,9 @@ matrix; for the bounds, `bare` is the formula without any check.
 import argparse
 import ctypes
 import importlib.util
+import json
 import math
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="up to 2,048 pairs")
+    parser.add_argument("--json", type=Path, help="also write all figures there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -43,18 +46,22 @@ def main() -> None:
     print(f"torch {torch.__version__}, {where}, D = {D}, tau = {TAU}\n")
     sizes = [8192, 32768, 65536] if cuda else [64, 128, 256, 512, 2048, 8192]
     sizes = sizes[:1] if cuda and options.quick else [n for n in sizes if not options.quick or n <= 2048]
-    nt_xent_table(sizes, options.device)
+    found: dict[str, Any] = {"torch": torch.__version__, "where": where, "cpu": platform.processor() or "unknown"}
+    found |= nt_xent_table(sizes, options.device)
     if cuda:
-        info_nce_table(sizes, options.device)
-        return
-    sup_con_table()
-    bounds_table()
+        found["clip"] = info_nce_table(sizes, options.device)
+    else:
+        found["sup_con"] = sup_con_table()
+        found["bounds"] = bounds_table()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- the tables
 
 
-def nt_xent_table(sizes: list[int], device: str) -> None:
+def nt_xent_table(sizes: list[int], device: str) -> dict[str, Any]:
     """Floor: n^2 D multiply-adds forward and 3 n^2 D backward by symmetry (n = 2 N), n^2 / 2 exponentials a pass."""
     side = 4096 if device == "cuda" else 2048
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -62,6 +69,7 @@ def nt_xent_table(sizes: list[int], device: str) -> None:
     plain = 2 * side**3 / seconds({"matmul": lambda: x @ x}, 9)["matmul"] / 1e9
     print(f"NT-Xent; a plain float32 matmul ({side}) reaches {plain:.0f} GFLOP/s")
     head(" pairs", ["ours", "dense", "lightly"], f"{'GFLOP/s':>9} {'share':>6}")
+    rows: list[dict[str, Any]] = []
     for n in sizes:
         a, b = (torch.randn(n, D, device=device, dtype=dtype).requires_grad_() for _ in range(2))
         forms = {"ours": lambda a=a, b=b: nt_xent(a, b, TAU)}
@@ -73,26 +81,30 @@ def nt_xent_table(sizes: list[int], device: str) -> None:
                 peer = NTXentLoss(TAU)
                 forms["lightly"] = lambda a=a, b=b, peer=peer: peer(a, b)
         found = row(f"{n:6d}", forms, [a, b], n, device)
-        speed = 8 * (2 * n) ** 2 * D / 2 / found["ours"] / 1e9
+        speed = 8 * (2 * n) ** 2 * D / 2 / found["ms"]["ours"] / 1e6
+        rows.append({"pairs": n, **found, "gflops": speed})
         print(f" {speed:9.0f} {speed / plain:6.2f}")
     print()
+    return {"matmul_gflops": plain, "nt_xent": rows}
 
 
-def info_nce_table(sizes: list[int], device: str) -> None:
+def info_nce_table(sizes: list[int], device: str) -> list[dict[str, Any]]:
     """CLIP's symmetric loss: OpenCLIP computes both directions from one dense matrix."""
     print("CLIP's loss, both directions")
     head(" pairs", ["ours", "openclip"], "")
+    rows: list[dict[str, Any]] = []
     for n in sizes:
         a, b = (torch.randn(n, D, device=device, dtype=torch.bfloat16).requires_grad_() for _ in range(2))
         forms = {"ours": lambda a=a, b=b: (info_nce(a, b, TAU) + info_nce(b, a, TAU)) / 2}
         if fits(n, device):
             forms["openclip"] = lambda a=a, b=b: open_clip(a, b)
-        row(f"{n:6d}", forms, [a, b], n, device)
+        rows.append({"pairs": n, **row(f"{n:6d}", forms, [a, b], n, device)})
         print()
     print()
+    return rows
 
 
-def sup_con_table() -> None:
+def sup_con_table() -> dict[str, Any]:
     print("SupCon, 4,096 rows, 10 classes")
     head("  rows", ["ours", "dense", "pml"], "")
     z, y = torch.randn(4096, D, requires_grad=True), torch.arange(4096) % 10
@@ -102,11 +114,12 @@ def sup_con_table() -> None:
 
         loss = SupConLoss(0.1)
         forms["pml"] = lambda: loss(z, y)
-    row("  4096", forms, [z], 2048, "cpu")
+    found = row("  4096", forms, [z], 2048, "cpu")
     print("\n")
+    return {"rows": 4096, **found}
 
 
-def bounds_table() -> None:
+def bounds_table() -> dict[str, dict[str, float]]:
     f = torch.randn(64, 64, requires_grad=True)
     off = ~torch.eye(64, dtype=torch.bool)
 
@@ -128,10 +141,13 @@ def bounds_table() -> None:
     }
     print("Bounds on a 64 x 64 score matrix, forward and backward, microseconds")
     print(f"{'bound':8} {'ours':>7} {'bare':>7} {'ratio':>6}")
+    table: dict[str, dict[str, float]] = {}
     for name, (ours, formula) in bare.items():
         assert torch.allclose(ours(f), formula(), atol=1e-5)
         found = seconds({"ours": lambda ours=ours: ours(f).backward(), "bare": lambda g=formula: g().backward()}, 2000)
+        table[name] = {side: 1e6 * value for side, value in found.items()}
         print(f"{name:8} {1e6 * found['ours']:7.0f} {1e6 * found['bare']:7.0f} {found['ours'] / found['bare']:6.2f}")
+    return table
 
 
 # ----------------------------------------------------------------------------------------------------- the other forms
@@ -168,7 +184,7 @@ def head(first: str, names: list[str], last: str) -> None:
     print(f"{first} {times} {memory}  ours: time, memory {ratios} {last}")
 
 
-def row(first: str, forms: dict[str, Step], leaves: list[Tensor], n: int, device: str) -> dict[str, float]:
+def row(first: str, forms: dict[str, Step], leaves: list[Tensor], n: int, device: str) -> dict[str, dict[str, float]]:
     def step(form: Step) -> None:
         for leaf in leaves:
             leaf.grad = None
@@ -186,7 +202,7 @@ def row(first: str, forms: dict[str, Step], leaves: list[Tensor], n: int, device
         f"{found['ours'] / found[name]:6.3f} {memory['ours'] / max(memory[name], 0.1):7.3f}" for name in others
     )
     print(f"{first} {times} {sizes}  {'':18} {ratios}", end="")
-    return found
+    return {"ms": {name: 1000 * value for name, value in found.items()}, "mb": memory}
 
 
 def seconds(steps: dict[str, Step], rounds: int) -> dict[str, float]:
