@@ -1,4 +1,4 @@
-"""Write the tables of methods and results, in docs/results.md and README.md, from the records under results/.
+"""Write the tables of docs/results.md, docs/core.md and README.md from the records under results/.
 
 python docs/generate.py            write
 python docs/generate.py --check    exit 1 where a table differs from what the records say
@@ -124,13 +124,64 @@ def page(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def recorded(file: str) -> Any:
+    return json.loads((ROOT / "results" / file).read_text())
+
+
+def bounds_table() -> str:
+    """The matrix of `gen bounds`."""
+    matrix = recorded("bounds/bounds.json")
+    names = list(dict.fromkeys(name for row in matrix["rows"] for name in row["values"]))
+    lines = [f"**{matrix['heading'].capitalize()}.** A dash: the method has pairs but no matrix of scores to rank in.", ""]
+    lines += ["| method | data | metric | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
+    for row in matrix["rows"]:
+        cells = [summarise(row["values"][name]) if name in row["values"] else "-" for name in names]
+        head = f"{row['method']}, {seeds(row['seeds'])}", row["dataset"], row["metric"]
+        lines.append("| " + " | ".join([*head, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def speed_table() -> str:
+    """What `benchmarks/losses.py --json` found."""
+    r = recorded("benchmarks/losses.json")
+    lines = [
+        f"`python benchmarks/losses.py`, {r['where']}, torch {r['torch']}, 128 columns, float32, forward and backward; a plain matmul "
+        f"reached {r['matmul_gflops']:.0f} GFLOP/s:",
+        "",
+        "| loss | size | ours | dense form | peer | time, ours / peer | memory beyond the inputs: ours, peer | GFLOP/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    table = [("nt_xent", f"{row['pairs']:,} pairs", row, "lightly") for row in r["nt_xent"]]
+    table.append(("sup_con", f"{r['sup_con']['rows']:,} rows", r["sup_con"], "pml"))
+    for name, size, row, peer in table:
+        ms, mb = row["ms"], row["mb"]
+        speed = f"{row['gflops']:.0f}" if "gflops" in row else "-"
+        lines.append(
+            f"| {name} | {size} | {ms['ours']:.2f} ms | {ms['dense']:.2f} ms | {peer} {ms[peer]:.2f} ms "
+            f"| {ms['ours'] / ms[peer]:.2f} | {mb['ours']:.0f} MB, {mb[peer]:.0f} MB | {speed} |"
+        )
+    costs = ", ".join(f"`{name}` {cost['ours'] / cost['bare']:.2f}" for name, cost in r["bounds"].items())
+    lines += ["", f"A bound on 64 x 64 scores costs, against its bare formula without a check: {costs}."]
+    return "\n".join(lines)
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The page with the block between `<!-- begin NAME -->` and `<!-- end NAME -->` replaced."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> int:
     found = records()
+    core = ROOT / "docs" / "core.md"
+    core_page = filled(filled(core.read_text(), "speed", speed_table()), "bounds", bounds_table())
     readme = ROOT / "README.md"
     text = readme.read_text()
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     wanted = {ROOT / "docs" / "results.md": page(found), readme: f"{head}{BEGIN}\n{short_table(found)}\n{END}{tail}"}
+    wanted[core] = core_page
     stale = [path for path, content in wanted.items() if not path.exists() or path.read_text() != content]
     stale += [path for r in found for file in figures(r).values() if not (path := ROOT / "docs" / file).exists()]
     if "--check" in sys.argv:

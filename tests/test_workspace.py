@@ -1,6 +1,7 @@
 """What crosses packages: wheels, the tables made from records, one cheap record a domain, examples, light help."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -135,6 +136,15 @@ def test_examples_are_short_use_no_harness_and_learn(name):
     assert "harness" not in text
     raw, learnt = runpy.run_path(str(path))["main"]()
     assert learnt > raw + 5
+
+
+@pytest.mark.parametrize("page", ["docs/core.md", "shared/README.md"])
+def test_python_on_the_pages_of_the_core_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
 
 
 def test_compare_puts_runs_side_by_side(tmp_path, capsys):

@@ -49,6 +49,20 @@ def test_examples_in_docstrings(name):
     assert result.attempted > 0
 
 
+@pytest.mark.parametrize("name", ["gen_core.losses", "gen_core.estimators", "gen_core.evaluation"])
+def test_every_public_function_shows_its_use(name):
+    """Shapes, errors and an example; the example runs, since the module that holds it is in MODULES."""
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        what = getattr(module, public)
+        if isinstance(what, type) and issubclass(what, tuple):
+            continue  # a result
+        if callable(what):
+            assert "Examples:" in (what.__doc__ or ""), public
+            assert what.__module__ in MODULES, public
+            assert isinstance(what, type) or "Args:" in what.__doc__ or public == "nats_to_bits", public
+
+
 def test_imports_are_lazy():
     code = (
         "import sys, gen_core, gen_core.losses, gen_core.estimators, gen_core.evaluation, gen_core.evaluation.stats\n"

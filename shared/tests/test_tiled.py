@@ -246,6 +246,24 @@ def test_gradcheck_and_gradgradcheck(monkeypatch, name, whole):
     assert torch.autograd.gradgradcheck(f, args)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("only", ["both", "a", "b"])
+def test_gradients_of_few_pairs(monkeypatch, normalize, only):
+    monkeypatch.undo()
+    a, b = rows(5, 3, 1), rows(5, 3, 2)
+    a.requires_grad_(only != "b")
+    b.requires_grad_(only != "a")
+
+    def f(x, y):
+        return nt_xent(x, y, 0.6, "none", normalize=normalize)
+
+    assert torch.autograd.gradcheck(f, (a, b))
+    assert torch.autograd.gradgradcheck(f, (a, b))
+    zero = torch.zeros(3, 2, requires_grad=True)
+    nt_xent(zero, rows(3, 2, dtype=torch.float32)).backward()
+    assert torch.isfinite(zero.grad).all()
+
+
 def test_backward_can_run_twice():
     a, b = rows(90).requires_grad_(), rows(90, 8, 2).requires_grad_()
     loss = nt_xent(a, b)

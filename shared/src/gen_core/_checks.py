@@ -6,12 +6,14 @@ under `torch.autograd.detect_anomaly()`; inside `torch.compile` and `torch.func.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+Array = Tensor | NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -39,6 +41,24 @@ def floating(name: str, value: Tensor, ndim: int | None = None) -> Tensor:
     if value.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(value.shape)}")
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+def integers(name: str, value: Array, lowest: int | None = None) -> Tensor:
+    """Return labels as int64 (n,) after checking them; `lowest` is the smallest that is allowed, None takes any.
+
+    Raises:
+        ValueError: no vector of integers, or one below `lowest`.
+
+    Examples:
+        >>> integers("labels", torch.tensor([0, 2], dtype=torch.int16), lowest=0).tolist()
+        [0, 2]
+    """
+    y = torch.as_tensor(value)
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
+    if lowest is not None and len(y) and int(y.min()) < lowest:
+        raise ValueError(f"{name} must be {lowest} or above, got {int(y.min())}")
+    return y.long()
 
 
 def finite(result: Tensor, **inputs: Tensor | float | None) -> Tensor:

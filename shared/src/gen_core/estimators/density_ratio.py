@@ -25,9 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gen_core._checks import finite, floating, positive
+from gen_core._checks import finite, floating, integers, positive
 from gen_core.estimators.bounds import Pairs, nce
-from gen_core.evaluation.probe import integers
 
 Inputs = Tensor | tuple[Tensor, ...]
 

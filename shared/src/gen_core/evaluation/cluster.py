@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core.evaluation.probe import Array, integers
+from gen_core._checks import Array, integers
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gen_core._checks import Array
 from gen_core.evaluation.cluster import features
-from gen_core.evaluation.probe import Array
 
 _BINS = 20  # of a code's histogram, as in all published settings
 _ACTIVE = 0.05  # the least deviation of a code that the FactorVAE score looks at

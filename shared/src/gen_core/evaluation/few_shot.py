@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import finite, floating
+from gen_core._checks import Array, finite, floating, integers
 from gen_core.evaluation.cluster import features
-from gen_core.evaluation.probe import Array, integers
 from gen_core.evaluation.stats import paired_interval
 
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gen_core._checks import floating
+from gen_core._checks import Array, floating
 from gen_core.evaluation.cluster import features
-from gen_core.evaluation.probe import Array
 
 _TILE = 1 << 22  # entries of a tile of distances or kernel values: 32 MiB
 

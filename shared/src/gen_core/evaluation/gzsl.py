@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gen_core.evaluation.probe import Array, integers
+from gen_core._checks import Array, integers
 
 
 def per_class_accuracy(predicted: Array, labels: Array, classes: Iterable[int] | Array) -> float:

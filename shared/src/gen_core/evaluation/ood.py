@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import finite, floating, positive
+from gen_core._checks import Array, finite, floating, integers, positive
 from gen_core.evaluation.cluster import features, nearest
-from gen_core.evaluation.probe import Array, integers
 
 
 @torch.no_grad()

@@ -11,21 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = Tensor | NDArray[Any]
-
-
-def integers(name: str, value: Array, lowest: int | None = None) -> Tensor:
-    """Return labels as int64 (n,) after checking them; `lowest` is the smallest that is allowed, None takes any.
-
-    Raises:
-        ValueError: no vector of integers, or one below `lowest`.
-    """
-    y = torch.as_tensor(value)
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
-    if lowest is not None and len(y) and int(y.min()) < lowest:
-        raise ValueError(f"{name} must be {lowest} or above, got {int(y.min())}")
-    return y.long()
+from gen_core._checks import Array, integers
 
 
 def linear_probe(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gen_core.evaluation.probe import integers
+from gen_core._checks import integers
 
 
 def ranking_metrics(ranked: Tensor, targets: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Tensor]:

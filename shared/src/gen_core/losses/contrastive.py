@@ -117,14 +117,16 @@ def nt_xent(
     positive("temperature", temperature)
     with torch.autocast(a.device.type, enabled=False):
         n = a.shape[0]
-        z = _scaled(torch.cat([a, b]), temperature, normalize)
-        if gather and world()[1] > 1:
-            neg = row_lse(z, gather_rows(z), match=_samples(n, z.device))
-            losses = softplus(neg - (z * z.roll(n, 0)).sum(1))
-        elif n <= SMALL and not torch.compiler.is_compiling():
-            losses: Tensor = _PartnerLosses.apply(z)  # pyright: ignore
+        few = n <= SMALL and not isinstance(temperature, Tensor) and not torch.compiler.is_compiling()
+        if few and not (gather and world()[1] > 1):
+            losses: Tensor = _FewPairs.apply(a, b, temperature, normalize)  # pyright: ignore
         else:
-            losses = _partner_losses(z)
+            z = _scaled(torch.cat([a, b]), temperature, normalize)
+            if gather and world()[1] > 1:
+                neg = row_lse(z, gather_rows(z), match=_samples(n, z.device))
+                losses = softplus(neg - (z * z.roll(n, 0)).sum(1))
+            else:
+                losses = _partner_losses(z)
         loss = reduced(losses, reduction)
     return finite(loss, view_a=view_a, view_b=view_b)
 
@@ -212,33 +214,49 @@ def _partner_losses(z: Tensor) -> Tensor:
     return softplus(row_lse(z, diagonals=(0, n, -n)) - (z * z.roll(n, 0)).sum(1))
 
 
-class _PartnerLosses(torch.autograd.Function):
-    """`_partner_losses` of a few rows from one matrix, where the bookkeeping of a dozen operations is what costs."""
+class _FewPairs(torch.autograd.Function):
+    """NT-Xent of each anchor, from the views to their gradients: of few rows the number of operations is the cost."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        n = z.shape[0] // 2
-        s = z @ z.T
-        partners = s.diagonal(n), s.diagonal(-n)
-        pos = torch.cat(partners)
-        for left_out in (s.diagonal(), *partners):
-            left_out.fill_(-math.inf)
-        lse = s.logsumexp(1)
-        gap = lse - pos
-        ctx.save_for_backward(z, s, lse, gap)
-        return softplus(gap)
+    def forward(ctx: Any, a: Tensor, b: Tensor, temperature: float, normalize: bool) -> Tensor:
+        n, z = a.shape[0], torch.cat([a, b])
+        length: Tensor | None = None
+        if normalize:
+            length = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min_(1e-8)  # pyright: ignore
+            z.div_(length)  # pyright: ignore
+        s = (z @ z.T).div_(temperature)
+        own = s.view(2, n, 2, n).diagonal(0, 1, 3)  # (2, 2, n): each row with itself, and with its partner
+        pos = own[0, 1].clone()
+        own.fill_(-math.inf)
+        top = s.amax(1, keepdim=True)
+        s.sub_(top).exp_()  # kept: the backward pass needs no exponential
+        sums = s.sum(1)
+        gap = (sums.log() + top[:, 0]).view(2, n) - pos
+        ctx.save_for_backward(a, b, z, length, s, sums, gap)
+        ctx.given = temperature, normalize
+        return softplus(gap).view(-1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        z, s, lse, gap = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, z, length, e, sums, gap = ctx.saved_tensors
+        temperature, normalize = ctx.given
         if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
-            return torch.autograd.grad(_partner_losses(z), z, grads[0], create_graph=True)[0]  # pyright: ignore
-        n, weight = z.shape[0] // 2, gap.sigmoid() * grads[0]
+            again = _partner_losses(_scaled(torch.cat([a, b]), temperature, normalize))
+            sides = [v for v, needed in zip((a, b), ctx.needs_input_grad[:2], strict=True) if needed]
+            found = iter(torch.autograd.grad(again, sides, grads[0], create_graph=True))
+            return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)
+        n, weight = a.shape[0], gap.sigmoid().view(-1).mul_(grads[0])
         with torch.autocast(z.device.type, enabled=False):
-            p = (s - lse[:, None]).exp_().mul_(weight[:, None])
-            p.diagonal(n).copy_(-weight[:n])
-            p.diagonal(-n).copy_(-weight[n:])
-            return (p + p.T) @ z
+            p = e * (weight / sums)[:, None]
+            p = p + p.T
+            own, both = p.view(2, n, 2, n).diagonal(0, 1, 3), -(weight[:n] + weight[n:])
+            own[0, 1], own[1, 0] = both, both
+            dz = (p @ z).div_(temperature)
+            if length is not None:
+                # A row at the floor of the length is shorter than 1, and its length a constant.
+                along = (dz * z).sum(1, keepdim=True) * (length > 1e-8)
+                dz.addcmul_(along, z, value=-1).div_(length)
+            return dz[:n], dz[n:], None, None
 
 
 def _samples(n: int, device: torch.device) -> Match:
