@@ -151,10 +151,10 @@ def mi_table() -> str:
     seconds = r["summary"]["seconds"]
     lines = [
         f"`python benchmarks/mi/run.py`: n = {r['n']:,}, {seeds(r['seeds'])}, one thread, `MutualInformation()` for all "
-        f"tasks, {seconds['mean']:.1f} s a fit on average, {seconds['max']:.1f} s at most. Within 0.1 nats of the truth, "
-        f"in the mean over the seeds: {within['ours']} of {r['summary']['tasks']} tasks, CCA {within['cca']}, KSG "
-        f"{within['ksg']}. In brackets: CCA and KSG of the benchmark's own package, n = 2,000, one seed. A flag is the "
-        "estimate's own warning.",
+        f"tasks, {seconds['mean']:.1f} s a fit on average, {seconds['max']:.1f} s at most. Within 0.1 nats of the "
+        f"truth, in the mean over the seeds: {within['ours']} of {r['summary']['tasks']} tasks, CCA {within['cca']}, "
+        f"KSG {within['ksg']}. In brackets: CCA and KSG of the benchmark's own package, n = 2,000, one seed. A flag is "
+        "the estimate's own warning.",
         "",
         "| task | truth | ours | CCA | KSG | flagged |",
         "|---|---|---|---|---|---|",
@@ -176,10 +176,10 @@ def speed_table() -> str:
     """What `benchmarks/losses.py --json` found."""
     r = recorded("benchmarks/losses.json")
     lines = [
-        f"`python benchmarks/losses.py`, {r['where']}, torch {r['torch']}, 128 columns, float32, forward and backward; a "
-        f"plain matmul reached {r['matmul_gflops']:.0f} GFLOP/s:",
+        f"`python benchmarks/losses.py`, {r['where']}, torch {r['torch']}, 128 columns, float32, forward and backward; "
+        f"memory is what a step holds beside its inputs; a plain matmul reached {r['matmul_gflops']:.0f} GFLOP/s:",
         "",
-        "| loss | size | ours | dense form | peer | time, ours / peer | memory beyond the inputs: ours, peer | GFLOP/s |",
+        "| loss | size | ours | dense form | peer | time, ours / peer | memory: ours, peer | GFLOP/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     table = [("nt_xent", f"{row['pairs']:,} pairs", row, "lightly") for row in r["nt_xent"]]

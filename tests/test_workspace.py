@@ -113,6 +113,27 @@ def test_records_follow_their_recipes(path):
     assert record["paper"] == (recipe.paper.model_dump() if recipe.paper else None)
 
 
+def test_the_matrix_of_bounds_follows_its_recipes_and_leaves_no_method_out():
+    matrix = json.loads((ROOT / "results" / "bounds" / "bounds.json").read_text())
+    domains = registry.domains()
+    takes = {
+        (name, method)
+        for name, domain in domains.items()
+        for method in domain.methods
+        if "bound" in domain.method(method).Config.model_fields
+    }
+    assert {(row["domain"], row["method"]) for row in matrix["rows"]} == takes
+    assert not matrix["left_out"]
+    for row in matrix["rows"]:
+        domain = domains[row["domain"]]
+        _, recipe = recipes.load(domain, f"{row['method']}/bounds")
+        assert row["config"] == domain.method(row["method"]).Config(**recipe.config).model_dump(mode="json")
+        assert row["seeds"] == recipe.seeds and row["dataset"] == recipe.data
+        assert set(row["values"]) == {"paper", *recipe.baselines}
+        assert all(baseline.config == {"bound": name} for name, baseline in recipe.baselines.items())
+        assert all(len(values) == len(recipe.seeds) for values in row["values"].values())
+
+
 CHEAP = {
     "graph": "dgi/csbm",
     "vision": "simclr/digits",
