@@ -150,8 +150,8 @@ def mi_table() -> str:
     ours, within = [task["ours"] for task in r["tasks"].values()], r["summary"]["within_0.1"]
     seconds = r["summary"]["seconds"]
     lines = [
-        f"`python benchmarks/mi/run.py`: n = {r['n']:,}, {seeds(r['seeds'])}, one thread, `MutualInformation()` for all "
-        f"tasks, {seconds['mean']:.1f} s a fit on average, {seconds['max']:.1f} s at most. Within 0.1 nats of the "
+        f"`python benchmarks/mi/run.py`: n = {r['n']:,}, {seeds(r['seeds'])}, one thread, `MutualInformation()` for "
+        f"all tasks, {seconds['mean']:.1f} s a fit on average, {seconds['max']:.1f} s at most. Within 0.1 nats of the "
         f"truth, in the mean over the seeds: {within['ours']} of {r['summary']['tasks']} tasks, CCA {within['cca']}, "
         f"KSG {within['ksg']}. In brackets: CCA and KSG of the benchmark's own package, n = 2,000, one seed. A flag is "
         "the estimate's own warning.",

@@ -24,16 +24,22 @@ NOBODY = torch.iinfo(torch.int64).min  # the label of columns that are negative 
 
 
 def row_lse(
-    x: Tensor, y: Tensor | None = None, *, diagonals: tuple[int, ...] = (), match: Match | None = None
+    x: Tensor,
+    y: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    *,
+    diagonals: tuple[int, ...] = (),
+    match: Match | None = None,
 ) -> Tensor:
-    """log sum_j exp(x_i . y_j) over the columns j of each row i that are not left out.
+    """log sum_j exp(x_i . y_j / t) over the columns j of each row i that are not left out.
 
-    Once differentiable in O(n D) memory. The gradient of the gradient (`create_graph=True`), and everything inside
-    `torch.compile`, is computed by the dense form, which holds n x m numbers.
+    Few pairs are computed at once, many by tiles. These are once differentiable in O(n D) memory: the gradient of the
+    gradient (`create_graph=True`), and everything inside `torch.compile`, is computed at once too, in n x m numbers.
 
     Args:
-        x: (n, d) float32 or float64; temperature and normalisation are the caller's.
+        x: (n, d) float32 or float64; normalisation is the caller's.
         y: (m, d) columns; None takes x, and half of the products.
+        temperature: t > 0.
         diagonals: the pairs j = i + d are left out, for each d.
         match: its positive pairs are left out too (labels, where diagonals cannot say it).
 
@@ -52,27 +58,30 @@ def row_lse(
         ref = torch.where(ref == -1, NOBODY, ref)
         diagonals = diagonals if match.skip is None else (*diagonals, match.skip)
     columns = x if y is None else y
-    if torch.compiler.is_compiling():
-        return _dense(x, columns, labels, ref, diagonals)
+    if x.shape[0] * columns.shape[0] <= (WHOLE_CUDA if x.is_cuda else WHOLE) or torch.compiler.is_compiling():
+        return _dense(x / temperature, columns, labels, ref, diagonals)
+    root = temperature**0.5  # on both sides, so that the matrix of x with itself stays symmetric
     symmetric = y is None and (match is None or match.ref_labels is None) and set(diagonals) == {-d for d in diagonals}
+    x = x / root
+    columns = x if y is None else columns / root
     return _RowLSE.apply(x, columns, labels, ref, diagonals, symmetric)  # pyright: ignore
 
 
 def _dense(x: Tensor, y: Tensor, labels: Tensor | None, ref: Tensor | None, diagonals: tuple[int, ...]) -> Tensor:
     s = x @ y.T
     i, j = torch.arange(x.shape[0], device=s.device)[:, None], torch.arange(y.shape[0], device=s.device)
-    out = torch.zeros(s.shape, dtype=torch.bool, device=s.device)
-    if labels is not None and ref is not None:
-        out = labels[:, None] == ref
+    out = None if labels is None or ref is None else labels[:, None] == ref
     for d in diagonals:
-        out = out | (i + d == j)
+        out = i + d == j if out is None else out | (i + d == j)
+    if out is None:
+        return s.logsumexp(1)
     empty = out.all(1)  # a row of -inf alone would give NaN gradients
-    lse = torch.where(out & ~empty[:, None], -math.inf, s).logsumexp(1)
-    return torch.where(empty, -math.inf, lse)
+    lse = s.masked_fill(out & ~empty[:, None], -math.inf).logsumexp(1)
+    return lse.masked_fill(empty, -math.inf)
 
 
 class _RowLSE(torch.autograd.Function):
-    # No setup_context: with it torch binds the arguments by name at each call, 0.1 ms, as much as 64 pairs cost.
+    """`_dense` by tiles."""
 
     @staticmethod
     def forward(
@@ -84,16 +93,14 @@ class _RowLSE(torch.autograd.Function):
         diagonals: tuple[int, ...],
         symmetric: bool,
     ) -> Tensor:
-        t = _Tiles(x, y, labels, ref, diagonals, symmetric)
-        kept = t.whole() if t.single else None
-        lse = _forward(t) if kept is None else kept.logsumexp(1)
-        ctx.save_for_backward(x, y, labels, ref, lse, kept)
+        lse = _forward(_Tiles(x, y, labels, ref, diagonals, symmetric))
+        ctx.save_for_backward(x, y, labels, ref, lse)
         ctx.diagonals, ctx.symmetric = diagonals, symmetric
         return lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, labels, ref, lse, kept = ctx.saved_tensors
+        x, y, labels, ref, lse = ctx.saved_tensors
         grad, none = grads[0], (None, None, None, None)
         need_x, need_y = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not ctx.symmetric
         if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
@@ -102,12 +109,7 @@ class _RowLSE(torch.autograd.Function):
             found = iter(torch.autograd.grad(again, sides, grad, create_graph=True))
             return (next(found) if need_x else None, next(found) if need_y else None, *none)
         with torch.autocast(x.device.type, enabled=False):
-            if kept is None:
-                return (*_backward(_Tiles(x, y, labels, ref, ctx.diagonals, ctx.symmetric), lse, grad, need_y), *none)
-            p = (kept - lse.masked_fill(lse == -math.inf, math.inf)[:, None]).exp_().mul_(grad[:, None])
-            if ctx.symmetric:
-                return ((p + p.T) @ x, None, *none)
-            return (p @ y if need_x else None, p.T @ x if need_y else None, *none)
+            return (*_backward(_Tiles(x, y, labels, ref, ctx.diagonals, ctx.symmetric), lse, grad, need_y), *none)
 
 
 class _Tiles:
@@ -124,12 +126,10 @@ class _Tiles:
     ) -> None:
         self.x, self.y, self.labels, self.ref = x, y, labels, ref
         self.diagonals, self.symmetric = diagonals, symmetric
-        whole, self.side = (WHOLE_CUDA, TILE_CUDA) if x.is_cuda else (WHOLE, TILE)
-        self.n, self.m = x.shape[0], y.shape[0]  # a tensor's len() takes as long as its smaller operations
-        self.single = self.n * self.m <= whole
-        self._rows: list[tuple[int, int]] = [] if self.single else _ranges(labels, self.side)
-        self._columns: list[tuple[int, int]] = [] if self.single else _ranges(ref, self.side)
-        self._buffer = x.new_empty(0 if self.single else self.side**2)
+        self.side = TILE_CUDA if x.is_cuda else TILE
+        self.n, self.m = x.shape[0], y.shape[0]
+        self._rows, self._columns = _ranges(labels, self.side), _ranges(ref, self.side)
+        self._buffer = x.new_empty(self.side**2)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, bool]]:
         """Rows, columns, and whether the mirrored tile is another one, to be served by this one too."""
@@ -142,21 +142,14 @@ class _Tiles:
         top = self.x.square().sum(1).max()
         return float(top if self.symmetric else (top * self.y.square().sum(1).max()).sqrt())
 
-    def whole(self) -> Tensor:
-        """The scores of all pairs, in storage of their own."""
-        return self._without(self.x @ self.y.T, 0, 0, True)
-
     def scores(self, rows: slice, columns: slice) -> Tensor:
         """The scores of one tile, good until the next is asked for."""
         x, y = self.x[rows], self.y[columns]
         n, m = x.shape[0], y.shape[0]
         s = torch.mm(x, y.T, out=self._buffer[: n * m].view(n, m))
-        return self._without(s, rows.start, columns.start, self._meet(rows.start, columns.start))
-
-    def _without(self, s: Tensor, i: int, j: int, meet: bool) -> Tensor:
-        n, m = s.shape
-        if self.labels is not None and self.ref is not None and meet:
-            s.masked_fill_(self.labels[i : i + n, None] == self.ref[j : j + m], -math.inf)
+        i, j = rows.start, columns.start
+        if self.labels is not None and self.ref is not None and self._meet(i, j):
+            s.masked_fill_(self.labels[rows, None] == self.ref[columns], -math.inf)
         for d in self.diagonals:
             if -n < i + d - j < m:
                 s.diagonal(i + d - j).fill_(-math.inf)
@@ -164,8 +157,6 @@ class _Tiles:
 
     def _meet(self, i: int, j: int) -> bool:
         """False where no label of the rows can be among those of the columns."""
-        if not self._rows:
-            return False
         a, b = self._rows[i // self.side], self._columns[j // self.side]
         return a[0] <= b[1] and b[0] <= a[1]
 

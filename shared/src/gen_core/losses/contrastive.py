@@ -12,6 +12,7 @@ import math
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gen_core._checks import Reduction, alike, finite, floating, positive, reduced, softplus
@@ -67,16 +68,16 @@ def info_nce(
     q, k = alike("query", query, "key", key, least)
     positive("temperature", temperature)
     with torch.autocast(q.device.type, enabled=False):
-        q, k = _scaled(q, temperature, normalize), _scaled(k, temperature, normalize)
+        q, k = _unit(q, normalize), _unit(k, normalize)
         if negatives is None:
             rank = world()[0] if gather else 0
-            neg = row_lse(q, gather_rows(k) if gather else k, diagonals=(rank * q.shape[0],))
+            neg = row_lse(q, gather_rows(k) if gather else k, temperature, diagonals=(rank * q.shape[0],))
         else:
             bank = floating("negatives", negatives, 2).to(q.dtype)
             if bank.shape[1] != q.shape[1]:
                 raise ValueError(f"negatives must have {q.shape[1]} columns, as query has, got {tuple(bank.shape)}")
-            neg = row_lse(q, _scaled(bank, temperature, normalize))
-        loss = reduced(softplus(neg - (q * k).sum(1)), reduction)
+            neg = row_lse(q, _unit(bank, normalize), temperature)
+        loss = reduced(softplus(neg - _inner(q, k, temperature)), reduction)
     return finite(loss, query=query, key=key, negatives=negatives)
 
 
@@ -121,12 +122,12 @@ def nt_xent(
         if few and not (gather and world()[1] > 1):
             losses: Tensor = _FewPairs.apply(a, b, temperature, normalize)  # pyright: ignore
         else:
-            z = _scaled(torch.cat([a, b]), temperature, normalize)
+            z = _unit(torch.cat([a, b]), normalize)
             if gather and world()[1] > 1:
-                neg = row_lse(z, gather_rows(z), match=_samples(n, z.device))
-                losses = softplus(neg - (z * z.roll(n, 0)).sum(1))
+                neg = row_lse(z, gather_rows(z), temperature, match=_samples(n, z.device))
+                losses = softplus(neg - _inner(z, z.roll(n, 0), temperature))
             else:
-                losses = _partner_losses(z)
+                losses = _partner_losses(z, temperature)
         loss = reduced(losses, reduction)
     return finite(loss, view_a=view_a, view_b=view_b)
 
@@ -179,7 +180,7 @@ def sup_con(
     rank, ranks = world() if gather else (0, 1)
     own = slice(rank * len(z), (rank + 1) * len(z))
     with torch.autocast(z.device.type, enabled=False):
-        z = _scaled(z, temperature, normalize)
+        z = _unit(z, normalize)
         every, labels = (gather_rows(z), gather_rows(labels)) if gather else (z, labels)
         unique: Any = torch.unique  # pyright: ignore
         _, kind_of_all, size = unique(labels, return_inverse=True, return_counts=True)
@@ -189,29 +190,29 @@ def sup_con(
         has = others > 0
         # The mean of the positives' logits from the class sums, O(N D), where a mask would be N x N.
         sums = torch.zeros(len(size), z.shape[1], dtype=z.dtype, device=z.device).index_add(0, kind_of_all, every)
-        pos = (z * (sums[kind] - z) / others.clamp(min=1)[:, None]).sum(1)
-        lse = row_lse(z, every if ranks > 1 else None, diagonals=(own.start,))
+        pos = _inner(z, (sums[kind] - z) / others.clamp(min=1)[:, None], temperature)
+        lse = row_lse(z, every if ranks > 1 else None, temperature, diagonals=(own.start,))
         loss = torch.where(has, lse - pos, z.sum(1) * 0)  # a row alone in the world has a lse of -inf
         skip = reduction == "mean" and empty == "skip"
         loss = loss.sum() / anchors if skip else reduced(loss, reduction)
     return finite(loss, features=features)
 
 
-def _scaled(z: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
-    """Rows whose inner products are the logits; the square root keeps the matrix of z with itself symmetric."""
-    root = temperature**0.5
-    if not normalize:
-        return z / root
-    # The floor bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
-    return z / (torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-8) * root)  # pyright: ignore
+def _unit(z: Tensor, normalize: bool) -> Tensor:
+    # eps bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
+    return F.normalize(z, eps=1e-8) if normalize else z
 
 
-def _partner_losses(z: Tensor) -> Tensor:
-    """NT-Xent of 2N scaled rows, each anchor: its partner stands N rows further."""
+def _inner(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
+    return (x * y).sum(1) / temperature
+
+
+def _partner_losses(z: Tensor, temperature: float | Tensor) -> Tensor:
+    """NT-Xent of each of 2N rows, whose partner stands N rows further."""
     n = z.shape[0] // 2
     # softplus(neg - pos) = -log softmax of the positive, and exact where log(sum) - pos would cancel. Neither its own
     # column nor its partner's is a negative of a row.
-    return softplus(row_lse(z, diagonals=(0, n, -n)) - (z * z.roll(n, 0)).sum(1))
+    return softplus(row_lse(z, None, temperature, diagonals=(0, n, -n)) - _inner(z, z.roll(n, 0), temperature))
 
 
 class _FewPairs(torch.autograd.Function):
@@ -241,7 +242,7 @@ class _FewPairs(torch.autograd.Function):
         a, b, z, length, e, sums, gap = ctx.saved_tensors
         temperature, normalize = ctx.given
         if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
-            again = _partner_losses(_scaled(torch.cat([a, b]), temperature, normalize))
+            again = _partner_losses(_unit(torch.cat([a, b]), normalize), temperature)
             sides = [v for v, needed in zip((a, b), ctx.needs_input_grad[:2], strict=True) if needed]
             found = iter(torch.autograd.grad(again, sides, grads[0], create_graph=True))
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)

@@ -65,6 +65,7 @@ class SimCLR(Method):
         bound: Literal["paper", "infonce", "dv", "nwj", "tuba", "jsd", "smile", "interpolated", "nce"] = "paper"
         """Objective on the scores: NT-Xent, or another bound of mutual information with learnt scale and offset."""
 
+    revision = 2  # 2: the loss of few pairs in one function, other roundings
     measure = staticmethod(data.spec)
     inputs = staticmethod(data.pixels)
     encoder: nn.Module
