@@ -28,7 +28,9 @@ MODULES = [
     "gen_core.estimators.bounds",
     "gen_core.estimators.critics",
     "gen_core.estimators.density_ratio",
+    "gen_core.estimators.mutual_information",
     "gen_core.estimators.upper",
+    "gen_core.testing.mi_tasks",
     "gen_core.evaluation.probe",
     "gen_core.evaluation.cluster",
     "gen_core.evaluation.disentangle",
@@ -55,7 +57,7 @@ def test_every_public_function_shows_its_use(name):
     module = importlib.import_module(name)
     for public in module.__all__:
         what = getattr(module, public)
-        if isinstance(what, type) and issubclass(what, tuple):
+        if public == "Estimate" or (isinstance(what, type) and issubclass(what, tuple)):
             continue  # a result
         if callable(what):
             assert "Examples:" in (what.__doc__ or ""), public

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from gen_core.estimators.critics import (
         Bilinear,
+        Concat,
         Separable,
         bilinear,
         separable,
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
         permute_within,
         sir,
     )
+    from gen_core.estimators.mutual_information import (
+        MINE,
+        Estimate,
+        MutualInformation,
+    )
     from gen_core.estimators.upper import (
         GaussianConditional,
         club,
@@ -43,10 +49,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOUNDS",
+    "MINE",
     "Bilinear",
+    "Concat",
     "DensityRatio",
+    "Estimate",
     "GaussianConditional",
     "Match",
+    "MutualInformation",
     "Pairs",
     "Separable",
     "bilinear",
@@ -85,12 +95,7 @@ _HOMES = {
         "smile",
         "tuba",
     ],
-    "critics": [
-        "Bilinear",
-        "Separable",
-        "bilinear",
-        "separable",
-    ],
+    "critics": ["Bilinear", "Concat", "Separable", "bilinear", "separable"],
     "density_ratio": [
         "DensityRatio",
         "effective_sample_size",
@@ -101,10 +106,7 @@ _HOMES = {
         "permute_within",
         "sir",
     ],
-    "upper": [
-        "GaussianConditional",
-        "club",
-        "l1out",
-    ],
+    "mutual_information": ["Estimate", "MINE", "MutualInformation"],
+    "upper": ["GaussianConditional", "club", "l1out"],
 }
 __getattr__, __dir__ = attach(__name__, {name: home for home, names in _HOMES.items() for name in names})

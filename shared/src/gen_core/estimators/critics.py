@@ -1,12 +1,14 @@
 """Critics: functions T(x, y) that give the scores a bound reads. Half precision is computed in float32."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gen_core.losses.pairwise import positive
+from gen_core._checks import positive
 
 
 def separable(x: Tensor, y: Tensor, temperature: float | Tensor = 1.0, *, normalize: bool = False) -> Tensor:
@@ -127,3 +129,45 @@ def _features(name: str, value: Tensor, ndims: tuple[int, ...]) -> Tensor:
     if value.ndim not in ndims:
         raise ValueError(f"{name} must have {' or '.join(map(str, ndims))} dimensions, got shape {tuple(value.shape)}")
     return value if value.dtype == torch.float64 else value.float()
+
+
+class Concat(nn.Module):
+    """A perceptron on [x; y] for all pairs, T(x_i, y_j) = MLP([x_i; y_j]); rectified linear units between its layers.
+
+    The first layer is linear, W [x; y] + b = W_x x + b + W_y y: two products with n and m rows and their broadcast sum,
+    so that the (n * m, d + e) input is never built. From the second layer on, all n * m pairs go through.
+
+    Args:
+        in_x: d, columns of x.
+        in_y: e, columns of y.
+        hidden: widths of the hidden layers, at least one.
+
+    Raises:
+        ValueError: no hidden layer.
+
+    Examples:
+        >>> Concat(4, 3)(torch.ones(5, 4), torch.ones(2, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, in_x: int, in_y: int, hidden: Sequence[int] = (64, 64)) -> None:
+        super().__init__()
+        if not hidden:
+            raise ValueError(f"hidden must name at least one layer, got {hidden!r}")
+        self.in_x, self.in_y = in_x, in_y
+        self.first = nn.Linear(in_x + in_y, hidden[0])
+        layers: list[nn.Module] = []
+        for width, after in pairwise((*hidden, 1)):
+            layers += [nn.ReLU(), nn.Linear(width, after)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n, d), (m, e) -> (n, m) scores."""
+        x, y = _features("x", x, (2,)), _features("y", y, (2,))
+        for name, value, width in (("x", x, self.in_x), ("y", y, self.in_y)):
+            if value.shape[1] != width:
+                raise ValueError(f"{name} must have {width} columns, got shape {tuple(value.shape)}")
+        weight = self.first.weight
+        with torch.autocast(x.device.type, enabled=False):
+            pairs = F.linear(x, weight[:, : self.in_x], self.first.bias)[:, None] + F.linear(y, weight[:, self.in_x :])
+            return self.rest(pairs).squeeze(-1)

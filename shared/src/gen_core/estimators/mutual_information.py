@@ -108,7 +108,7 @@ class Estimate:
         high: upper end. The interval says how far `value` is known from `n` pairs for the critic at hand; how far the
             critic falls short of the best one it does not say.
         n: held-out pairs.
-        train: the same bound on the pairs of training, optimistic.
+        train: the same bound on pairs of training (at most 2,000), optimistic.
         ceiling: log N of the N pairs that are set against each other; no estimate far above it can be trusted
             (McAllester and Stratos 2020), and infonce cannot exceed it.
         ess: how many of a row's N - 1 negatives the mean of e^T rests on, (sum w)^2 / sum w^2 / N with w = e^T.
@@ -174,7 +174,7 @@ class MutualInformation:
         steps: at most so many steps of Adam for each critic; it stops after 300 without a better validation value.
         lr: Adam's learning rate; None takes 0.003, for concat 0.01.
         batch_size: None takes 128, for concat 64.
-        held_out: share of the pairs that gives the value, in [0.1, 0.7].
+        held_out: share of the pairs that gives the value, in [0.1, 0.7]; at most 20,000 are used.
         seed: of the split, the start and the batches. Same seed, same value; torch's own generator is left as it was.
 
     Attributes:
@@ -255,7 +255,7 @@ class MutualInformation:
                 columns = [int(k) for k in constant.nonzero()[:10, 0]] if value.ndim == 2 else "all"
                 raise ValueError(f"{name} must have no constant columns, which carry no information, got {columns}")
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
-        n_test, n_validation = round(n * self.held_out), min(n // 5, 1000)
+        n_test, n_validation = min(round(n * self.held_out), 10 * BLOCK), min(n // 5, 1000)
         test, validation, train = order[:n_test], order[n_test : n_test + n_validation], order[n_test + n_validation :]
         device = x.device if isinstance(x, Tensor) else torch.device("cpu")
         margins = _Margins(whole[0][train], self.preprocess), _Margins(whole[1][train], self.preprocess)
@@ -279,9 +279,9 @@ class MutualInformation:
                     kept, best = net, value
                     self.critic_name = name if isinstance(name, str) else type(name).__name__
         assert kept is not None
-        on_train = [_value(kept, *rows).item() for rows in _blocks(train_set, BLOCK)]
+        on_train = _value(kept, train_set[0][:BLOCK], train_set[1][:BLOCK]).item()
         heavy = [_heavy(name, value) for name, value in zip("xy", whole, strict=True) if value.ndim <= 2]
-        self._state = _Fitted(kept, margins, whole, test, device, float(np.mean(on_train)), [h for h in heavy if h])
+        self._state = _Fitted(kept, margins, whole, test, device, on_train, [h for h in heavy if h])
         return self
 
     def estimate(self, x: Array | None = None, y: Array | None = None) -> Estimate:
