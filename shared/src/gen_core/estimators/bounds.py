@@ -193,7 +193,7 @@ def dv(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
         >>> f"{dv(2 * torch.eye(3)).item():.4f}"
         '2.0000'
     """
-    return _pooled(lambda pos, neg, count: pos.mean() - _log_mean_exp(neg, count), scores, positives)
+    return pooled(lambda pos, neg, count: pos.mean() - log_mean_exp(neg, count), scores, positives)
 
 
 def nwj(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
@@ -229,7 +229,7 @@ def tuba(scores: Tensor | Pairs, positives: Positives = None, log_baseline: floa
     def formula(pos: Tensor, neg: Tensor, count: int) -> Tensor:
         return 1 + pos.mean() - neg.exp().sum() / count
 
-    return _pooled(formula, scores, positives, log_baseline=log_baseline)
+    return pooled(formula, scores, positives, log_baseline=log_baseline)
 
 
 def jsd(scores: Tensor | Pairs, positives: Positives = None) -> Tensor:
@@ -266,7 +266,7 @@ def smile(scores: Tensor | Pairs, positives: Positives = None, clip: float = 5.0
     """
     if not clip > 0:
         raise ValueError(f"clip must be above 0, got {clip}")
-    return _pooled(lambda pos, neg, count: pos.mean() - _log_mean_exp(neg, count), scores, positives, clip=clip)
+    return pooled(lambda pos, neg, count: pos.mean() - log_mean_exp(neg, count), scores, positives, clip=clip)
 
 
 def nce(scores: Tensor | Pairs, positives: Positives = None, nu: float = 1.0) -> Tensor:
@@ -288,7 +288,7 @@ def nce(scores: Tensor | Pairs, positives: Positives = None, nu: float = 1.0) ->
     def formula(pos: Tensor, neg: Tensor, count: int) -> Tensor:
         return -(softplus(-pos).mean() + nu * softplus(neg).sum() / count)
 
-    return _pooled(formula, scores, positives, log_baseline=math.log(nu))
+    return pooled(formula, scores, positives, log_baseline=math.log(nu))
 
 
 BOUNDS: dict[str, Bound] = {f.__name__: f for f in (infonce, dv, nwj, tuba, jsd, smile, interpolated, nce)}
@@ -386,7 +386,7 @@ def _with_negatives(f: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor
     return pos, neg
 
 
-def _pooled(
+def pooled(
     formula: Callable[[Tensor, Tensor, int], Tensor],
     scores: Tensor | Pairs,
     positives: Positives,
@@ -426,7 +426,7 @@ def _less(f: Tensor, log_baseline: float | Tensor) -> Tensor:
     return f if not isinstance(log_baseline, Tensor) and log_baseline == 0 else f - _baseline(log_baseline, f)
 
 
-def _log_mean_exp(neg: Tensor, count: int) -> Tensor:
+def log_mean_exp(neg: Tensor, count: int) -> Tensor:
     return neg.logsumexp(tuple(range(neg.ndim))) - math.log(count)
 
 

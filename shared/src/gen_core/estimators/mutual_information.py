@@ -23,13 +23,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gen_core.estimators.bounds import (
     Pairs,
     Positives,
-    _log_mean_exp,  # pyright: ignore[reportPrivateUsage]
-    _pooled,  # pyright: ignore[reportPrivateUsage]
     dv,
     infonce,
     interpolated,
     jsd,
+    log_mean_exp,
     nwj,
+    pooled,
     smile,
     tuba,
 )
@@ -79,14 +79,14 @@ class MINE(nn.Module):
         """Scores (n, m) or Pairs, with `positives` as for `dv` -> nats, to maximise."""
 
         def formula(pos: Tensor, neg: Tensor, count: int) -> Tensor:
-            log_batch = _log_mean_exp(neg, count)
+            log_batch = log_mean_exp(neg, count)
             if not self.training:
                 return pos.mean() - log_batch
             # The gradient of e^{log_batch - log M} is E_neg[e^T dT] / M. It cannot overflow: M holds the batch.
             ratio = (log_batch - self._update(log_batch.detach())).exp()
             return pos.mean() - (log_batch.detach() + ratio - ratio.detach())
 
-        return _pooled(formula, scores, positives)
+        return pooled(formula, scores, positives)
 
     @torch.no_grad()
     def _update(self, log_batch: Tensor) -> Tensor:
