@@ -152,7 +152,7 @@ def test_the_views_of_all_devices_are_candidates(monkeypatch: pytest.MonkeyPatch
             if len(rows) == 3:  # one view of this rank: those of all
                 return a if torch.equal(rows, a[3 * rank : 3 * rank + 3]) else b
             views = [torch.cat([a[3 * r : 3 * r + 3], b[3 * r : 3 * r + 3]]) for r in (0, 1)]
-            other = views[1 - rank] / views[1 - rank].norm(dim=1, keepdim=True) / 0.5**0.5  # as the loss scales its own
+            other = views[1 - rank] / views[1 - rank].norm(dim=1, keepdim=True)  # as the loss has its own
             return torch.cat([rows, other] if rank == 0 else [other, rows])
 
         monkeypatch.setattr("gen_core.losses.contrastive.world", lambda rank=rank: (rank, 2))
