@@ -206,10 +206,12 @@ def row(first: str, forms: dict[str, Step], leaves: list[Tensor], n: int, device
 
 
 def seconds(steps: dict[str, Step], rounds: int) -> dict[str, float]:
-    """The median time of each, in turns."""
+    """The median time of each, in turns; each round begins with another, since who follows whom costs cache."""
     found: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps.items())
     for _ in range(rounds + 1):
-        for name, step in steps.items():
+        order.append(order.pop(0))
+        for name, step in order:
             wait()
             start = time.perf_counter()
             step()
