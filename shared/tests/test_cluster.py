@@ -128,7 +128,7 @@ def test_nearest_in_tiles(chunk):
     seen = []
     for rows, best, index in nearest(x, q, 4, chunk):
         for i, b, j in zip(range(rows.start, 10), best, index, strict=False):
-            product = [float(np.dot(q[i], v)) for v in x]
+            product = [float(q[i] @ v) for v in x]
             assert j.tolist() == sorted(range(40), key=lambda r: -product[r])[:4]
             assert b.tolist() == pytest.approx([product[r] for r in j], abs=1e-12)
             seen.append(i)

@@ -43,7 +43,7 @@ def test_recipes_are_valid():
     assert recipes.check(DOMAIN) == []
     name, first = recipes.load(DOMAIN, "dgi")
     assert (name, DOMAIN.datasets[first.data].embedded) == ("csbm", True)
-    for name in recipes.tables(DOMAIN, "dgi"):
+    for name in set(recipes.tables(DOMAIN, "dgi")) - {"bounds"}:
         recipe = recipes.load(DOMAIN, f"dgi/{name}")[1]
         assert set(recipe.baselines) == {"raw", "untrained"}
         assert recipe.claim_against == (None if name == "karate" else "untrained")

@@ -47,7 +47,7 @@ def test_recipes_are_valid(capsys):
     name, first = recipes.load(DOMAIN, "acvae")
     assert (name, DOMAIN.datasets[first.data].embedded, first.interval_over) == ("catalogue", True, "users")
     assert set(recipes.tables(DOMAIN, "acvae")) == {
-        "catalogue", "ml-latest-epochs", "ml-latest", "ml-latest-official", "ml-100k"
+        "catalogue", "ml-latest-epochs", "ml-latest", "ml-latest-official", "ml-100k", "bounds"
     }  # fmt: skip
     record = recipes.load(DOMAIN, "acvae/ml-latest")[1]
     assert (record.claim_against, len(record.seeds)) == ("no-contrast", 5)

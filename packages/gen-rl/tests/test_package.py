@@ -55,7 +55,7 @@ def test_recipes_are_valid(capsys):
     assert cli.main(DOMAIN, ["list", "--check"]) == 0
     name, first = recipes.load(DOMAIN, "rcrl")
     assert (f"rcrl/{name}", DOMAIN.datasets[first.data].embedded) == (DOMAIN.demo, True)
-    for name in recipes.tables(DOMAIN, "rcrl"):
+    for name in set(recipes.tables(DOMAIN, "rcrl")) - {"bounds"}:
         recipe = recipes.load(DOMAIN, f"rcrl/{name}")[1]
         assert recipe.claim_against == "host"
         assert recipe.baselines["host"].config == {"aux_coef": 0.0}
