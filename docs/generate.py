@@ -183,12 +183,13 @@ def speed_table() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     table = [("nt_xent", f"{row['pairs']:,} pairs", row, "lightly") for row in r["nt_xent"]]
+    peers = {"lightly": "lightly", "pml": "pytorch-metric-learning"}
     table.append(("sup_con", f"{r['sup_con']['rows']:,} rows", r["sup_con"], "pml"))
     for name, size, row, peer in table:
         ms, mb = row["ms"], row["mb"]
         speed = f"{row['gflops']:.0f}" if "gflops" in row else "-"
         lines.append(
-            f"| {name} | {size} | {ms['ours']:.2f} ms | {ms['dense']:.2f} ms | {peer} {ms[peer]:.2f} ms "
+            f"| {name} | {size} | {ms['ours']:.2f} ms | {ms['dense']:.2f} ms | {peers[peer]} {ms[peer]:.2f} ms "
             f"| {ms['ours'] / ms[peer]:.2f} | {mb['ours']:.0f} MB, {mb[peer]:.0f} MB | {speed} |"
         )
     costs = ", ".join(f"`{name}` {cost['ours'] / cost['bare']:.2f}" for name, cost in r["bounds"].items())
