@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gen_core._checks import full_precision
 from gen_core.estimators.bounds import Match
 
 WHOLE, TILE = 2**19, 512  # entries computed as one tile, and the side of a tile: 1 MiB, which stays in a core's cache
@@ -108,7 +109,7 @@ class _RowLSE(torch.autograd.Function):
             sides = [side for side, needed in ((x, need_x), (y, need_y)) if needed]
             found = iter(torch.autograd.grad(again, sides, grad, create_graph=True))
             return (next(found) if need_x else None, next(found) if need_y else None, *none)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return (*_backward(_Tiles(x, y, labels, ref, ctx.diagonals, ctx.symmetric), lse, grad, need_y), *none)
 
 

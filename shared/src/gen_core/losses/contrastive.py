@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Reduction, alike, finite, floating, positive, reduced, softplus
+from gen_core._checks import Reduction, alike, finite, floating, full_precision, positive, reduced, softplus
 from gen_core._tiled import row_lse
 from gen_core.distributed import gather as gather_rows
 from gen_core.distributed import world
@@ -67,7 +67,7 @@ def info_nce(
     least = 1 if negatives is not None or (gather and world()[1] > 1) else 2
     q, k = alike("query", query, "key", key, least)
     positive("temperature", temperature)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         q, k = _unit(q, normalize), _unit(k, normalize)
         if negatives is None:
             rank = world()[0] if gather else 0
@@ -116,7 +116,7 @@ def nt_xent(
     """
     a, b = alike("view_a", view_a, "view_b", view_b, 1 if gather and world()[1] > 1 else 2)
     positive("temperature", temperature)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         n = a.shape[0]
         few = n <= SMALL and not isinstance(temperature, Tensor) and not torch.compiler.is_compiling()
         if few and not (gather and world()[1] > 1):
@@ -179,7 +179,7 @@ def sup_con(
     positive("temperature", temperature)
     rank, ranks = world() if gather else (0, 1)
     own = slice(rank * len(z), (rank + 1) * len(z))
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z):
         z = _unit(z, normalize)
         every, labels = (gather_rows(z), gather_rows(labels)) if gather else (z, labels)
         unique: Any = torch.unique  # pyright: ignore
@@ -247,7 +247,7 @@ class _FewPairs(torch.autograd.Function):
             found = iter(torch.autograd.grad(again, sides, grads[0], create_graph=True))
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)
         n, weight = a.shape[0], gap.sigmoid().view(-1).mul_(grads[0])
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             p = e * (weight / sums)[:, None]
             p = p + p.T
             own, both = p.view(2, n, 2, n).diagonal(0, 1, 3), -(weight[:n] + weight[n:])
