@@ -44,6 +44,16 @@ def floating(name: str, value: Tensor, ndim: int | None = None) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
+def is_integer(value: Tensor) -> bool:
+    """Whether the dtype holds whole numbers; booleans are none.
+
+    Examples:
+        >>> is_integer(torch.arange(2)), is_integer(torch.tensor(True))
+        (True, False)
+    """
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
 def integers(name: str, value: Array, lowest: int | None = None) -> Tensor:
     """Return labels as int64 (n,) after checking them; `lowest` is the smallest that is allowed, None takes any.
 
@@ -55,7 +65,7 @@ def integers(name: str, value: Array, lowest: int | None = None) -> Tensor:
         [0, 2]
     """
     y = torch.as_tensor(value)
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+    if y.ndim != 1 or not is_integer(y):
         raise ValueError(f"{name} must be a vector of integers, got {y.dtype} of shape {tuple(y.shape)}")
     if lowest is not None and len(y) and int(y.min()) < lowest:
         raise ValueError(f"{name} must be {lowest} or above, got {int(y.min())}")
@@ -176,6 +186,16 @@ def reduced(loss: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return loss
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows at length 1. The floor of the length bounds the gradient of a zero row; torch's own lets it reach 1e12.
+
+    Examples:
+        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    return F.normalize(x, eps=1e-8)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gen_core._checks import finite, floating
+from gen_core._checks import finite, floating, is_integer
 
 
 class Queue(nn.Module):
@@ -151,7 +151,7 @@ class MemoryBank(nn.Module):
         self.rows[index] = F.normalize(mixed)
 
     def _index(self, index: Tensor) -> Tensor:
-        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        if not is_integer(index):
             raise ValueError(f"index must be integers, got {index.dtype}")
         index = index.long().to(self.rows.device)
         if index.numel():

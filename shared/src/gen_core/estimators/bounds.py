@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gen_core._checks import finite, floating, positive, softplus
+from gen_core._checks import finite, floating, is_integer, positive, softplus
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Match:
             value = getattr(self, name)
             if value is None and name == "ref_labels":
                 continue
-            if not isinstance(value, Tensor) or value.ndim != 1 or not _is_integer(value):
+            if not isinstance(value, Tensor) or value.ndim != 1 or not is_integer(value):
                 raise ValueError(f"{name} of Match must be a one-dimensional tensor of integers, got {_say(value)}")
         if self.skip is not None and (isinstance(self.skip, bool) or not isinstance(self.skip, int)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"skip of Match must be an integer or None, got {self.skip!r}")
@@ -369,7 +369,7 @@ def _masks(f: Tensor, positives: Positives) -> tuple[Tensor, Tensor]:
         if positives.shape != f.shape:
             raise ValueError(f"positives must have the shape of scores, {(n, m)}, got {tuple(positives.shape)}")
         pos = positives.to(f.device)
-    elif _is_integer(positives) and positives.shape == (n,):
+    elif is_integer(positives) and positives.shape == (n,):
         column = positives.to(f.device, torch.long)
         low, high = int(column.min()), int(column.max())
         if low < 0 or high >= m:
@@ -440,10 +440,6 @@ def _baseline(log_baseline: float | Tensor, f: Tensor) -> float | Tensor:
         allowed = "one number" if columns is None else f"one number or of shape ({columns},), one a column"
         raise ValueError(f"log_baseline must be {allowed}, got shape {tuple(log_baseline.shape)}")
     return log_baseline.to(f)
-
-
-def _is_integer(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def _say(value: object) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gen_core._checks import positive
+from gen_core._checks import full_precision, positive, unit
 
 
 def separable(x: Tensor, y: Tensor, temperature: float | Tensor = 1.0, *, normalize: bool = False) -> Tensor:
@@ -34,9 +34,9 @@ def separable(x: Tensor, y: Tensor, temperature: float | Tensor = 1.0, *, normal
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"y must have {x.shape[1]} columns, as x has, got shape {tuple(y.shape)}")
     positive("temperature", temperature)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         if normalize:
-            x, y = F.normalize(x, eps=1e-8), F.normalize(y, eps=1e-8)
+            x, y = unit(x), unit(y)
         return x / temperature @ y.T
 
 
@@ -65,7 +65,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     x, y, w = _features("x", x, (2,)), _features("y", y, (1, 2)), _features("weight", weight, (2,))
     if (x.shape[1], y.shape[-1]) != tuple(w.shape):
         raise ValueError(f"weight must have shape {(x.shape[1], y.shape[-1])}, got {tuple(w.shape)}")
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         if y.ndim == 1:
             scores = x @ (w @ y)
         elif len(y) <= len(x):
@@ -168,6 +168,6 @@ class Concat(nn.Module):
             if value.shape[1] != width:
                 raise ValueError(f"{name} must have {width} columns, got shape {tuple(value.shape)}")
         weight = self.first.weight
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             pairs = F.linear(x, weight[:, : self.in_x], self.first.bias)[:, None] + F.linear(y, weight[:, self.in_x :])
             return self.rest(pairs).squeeze(-1)

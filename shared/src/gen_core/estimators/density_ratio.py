@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gen_core._checks import finite, floating, integers, positive
+from gen_core._checks import finite, floating, full_precision, integers, positive
 from gen_core.estimators.bounds import Pairs, nce
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -263,7 +263,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         '2.0000'
     """
     log_w = _row("log_weights", log_weights)
-    with torch.autocast(log_w.device.type, enabled=False):
+    with full_precision(log_w):
         return finite(1 / log_w.softmax(-1).square().sum(-1), log_weights=log_weights)
 
 
@@ -300,7 +300,7 @@ def log_partition(log_ratio: Tensor) -> LogPartition:
     m = log_r.shape[-1]
     if m < 2:
         raise ValueError(f"log_ratio must hold at least 2 samples in its last dimension, got {tuple(log_ratio.shape)}")
-    with torch.autocast(log_r.device.type, enabled=False):
+    with full_precision(log_r):
         value = finite(log_r.logsumexp(-1) - math.log(m), log_ratio=log_ratio)
         squares = log_r.detach().softmax(-1).square().sum(-1)  # var(r) / mean(r)^2 = (M sum w^2 - 1) M / (M - 1)
         return LogPartition(value, ((m * squares - 1).clamp(min=0) / (m - 1)).sqrt())
@@ -411,7 +411,7 @@ def langevin(
     if x.ndim == 0:
         raise ValueError("z must have at least 1 dimension, got a scalar")
     bad = torch.zeros((), dtype=torch.long, device=x.device)  # kept there, so that a GPU is not waited for at each step
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), full_precision(x):
         for step in range(1, steps + 1):
             x = x.detach().requires_grad_()
             log_p = log_density(x)

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gen_core._checks import finite, floating
+from gen_core._checks import finite, floating, full_precision
 from gen_core.estimators.bounds import Pairs
 
 
@@ -88,7 +88,7 @@ def l1out(scores: Tensor) -> Tensor:
     """
     f = floating("scores", scores, 2)
     column = _columns(f, None)
-    with torch.autocast(f.device.type, enabled=False):
+    with full_precision(f):
         log_others = f.scatter(1, column, -math.inf).logsumexp(0) - math.log(len(f) - 1)
         return finite((f.diagonal() - log_others).mean(), scores=scores)
 
@@ -146,7 +146,7 @@ class GaussianConditional(nn.Module):
         mean, log_var, target = self._parts(x, y)
         if len(mean) != len(target):
             raise ValueError(f"y must have {len(mean)} rows, as x has, got shape {tuple(y.shape)}")
-        with torch.autocast(mean.device.type, enabled=False):
+        with full_precision(mean):
             square = (target - mean).square() * (-log_var).exp()
             return finite(-0.5 * (square + log_var + math.log(2 * math.pi)).sum(1), x=x, y=y)
 
@@ -169,7 +169,7 @@ class GaussianConditional(nn.Module):
             True
         """
         mean, log_var, target = self._parts(x, y)
-        with torch.autocast(mean.device.type, enabled=False):
+        with full_precision(mean):
             centre = target.detach().mean(0)  # the square is of a difference: less of it to cancel
             mean, target = mean - centre, target - centre
             precision = (-log_var).exp()

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gen_core._checks import Array
+from gen_core._checks import Array, is_integer
 from gen_core.evaluation.cluster import features
 
 _BINS = 20  # of a code's histogram, as in all published settings
@@ -410,7 +410,7 @@ def _train_and_test(
 
 def _integers(name: str, value: Array) -> Tensor:
     v = torch.as_tensor(value)
-    if v.ndim != 2 or v.numel() == 0 or v.is_floating_point() or v.is_complex() or v.dtype == torch.bool:
+    if v.ndim != 2 or v.numel() == 0 or not is_integer(v):
         raise ValueError(f"{name} must be integers (n, K), not empty, got {v.dtype} of shape {tuple(v.shape)}")
     return v.cpu().long()
 

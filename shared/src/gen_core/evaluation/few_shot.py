@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Array, finite, floating, integers
+from gen_core._checks import Array, finite, floating, full_precision, integers
 from gen_core.evaluation.cluster import features
 from gen_core.evaluation.stats import paired_interval
 
@@ -94,7 +94,7 @@ def prototype_scores(support: Tensor, query: Tensor, rounds: int = 0, scale: flo
         raise ValueError(f"rounds must be at least 0, got {rounds}")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be a finite number above 0, got {scale}")
-    with torch.autocast(f.device.type, enabled=False):
+    with full_precision(f):
         unit = F.normalize(q.to(f.dtype), dim=-1)
         total = F.normalize(f, dim=-1).sum(-2)
         centre = F.normalize(total, dim=-1)

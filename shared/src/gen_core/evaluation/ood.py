@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Array, finite, floating, integers, positive
+from gen_core._checks import Array, finite, floating, full_precision, integers, positive
 from gen_core.evaluation.cluster import features, nearest
 
 
@@ -34,7 +34,7 @@ def msp_score(logits: Array) -> Tensor:
         [0.8438, 0.3672]
     """
     x = floating("logits", torch.as_tensor(logits), 2)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         return finite(x.softmax(1).amax(1), logits=x)
 
 
@@ -58,7 +58,7 @@ def energy_score(logits: Array, temperature: float = 1.0) -> Tensor:
     """
     positive("temperature", temperature)
     x = floating("logits", torch.as_tensor(logits), 2)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         return finite(temperature * (x / temperature).logsumexp(1), logits=x)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gen_core._checks import finite, floating, not_negative, softplus
+from gen_core._checks import finite, floating, full_precision, not_negative, softplus
 
 
 def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -317,7 +317,7 @@ def gradient_penalty(
     if u.shape != (len(x),):
         raise ValueError(f"mix must have shape ({len(x)},), one number a row, got {tuple(u.shape)}")
     u = u.view(-1, *[1] * (x.ndim - 1))
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), full_precision(x):
         excess = (_squared_slopes(critic, u * x + (1 - u) * y, condition) + 1e-12).sqrt() - target
         penalty = weight * (excess.relu() if one_sided else excess).square().mean()
     return finite(penalty, real=real, fake=fake, mix=mix, **_named(condition))
@@ -351,7 +351,7 @@ def r1_penalty(critic: Callable[..., Tensor], real: Tensor, *condition: Tensor, 
     if x.ndim < 2:
         raise ValueError(f"real must have shape (N, ...), got {tuple(real.shape)}")
     not_negative("weight", weight)
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), full_precision(x):
         penalty = weight / 2 * _squared_slopes(critic, x, condition).mean()
     return finite(penalty, real=real, **_named(condition))
 

@@ -12,10 +12,9 @@ import math
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Reduction, alike, finite, floating, full_precision, positive, reduced, softplus
+from gen_core._checks import Reduction, alike, finite, floating, full_precision, positive, reduced, softplus, unit
 from gen_core._tiled import row_lse
 from gen_core.distributed import gather as gather_rows
 from gen_core.distributed import world
@@ -68,7 +67,7 @@ def info_nce(
     q, k = alike("query", query, "key", key, least)
     positive("temperature", temperature)
     with full_precision(q):
-        q, k = _unit(q, normalize), _unit(k, normalize)
+        q, k = _rows(q, normalize), _rows(k, normalize)
         if negatives is None:
             rank = world()[0] if gather else 0
             neg = row_lse(q, gather_rows(k) if gather else k, temperature, diagonals=(rank * q.shape[0],))
@@ -76,7 +75,7 @@ def info_nce(
             bank = floating("negatives", negatives, 2).to(q.dtype)
             if bank.shape[1] != q.shape[1]:
                 raise ValueError(f"negatives must have {q.shape[1]} columns, as query has, got {tuple(bank.shape)}")
-            neg = row_lse(q, _unit(bank, normalize), temperature)
+            neg = row_lse(q, _rows(bank, normalize), temperature)
         loss = reduced(softplus(neg - _inner(q, k, temperature)), reduction)
     return finite(loss, query=query, key=key, negatives=negatives)
 
@@ -114,16 +113,17 @@ def nt_xent(
         >>> f"{nt_xent(z, z, temperature=0.5).item():.5f}"  # log(1 + 2 exp(-2))
         '0.23954'
     """
-    a, b = alike("view_a", view_a, "view_b", view_b, 1 if gather and world()[1] > 1 else 2)
+    several = gather and world()[1] > 1
+    a, b = alike("view_a", view_a, "view_b", view_b, 1 if several else 2)
     positive("temperature", temperature)
     with full_precision(a):
         n = a.shape[0]
         few = n <= SMALL and not isinstance(temperature, Tensor) and not torch.compiler.is_compiling()
-        if few and not (gather and world()[1] > 1):
+        if few and not several:
             losses: Tensor = _FewPairs.apply(a, b, temperature, normalize)  # pyright: ignore
         else:
-            z = _unit(torch.cat([a, b]), normalize)
-            if gather and world()[1] > 1:
+            z = _rows(torch.cat([a, b]), normalize)
+            if several:
                 neg = row_lse(z, gather_rows(z), temperature, match=_samples(n, z.device))
                 losses = softplus(neg - _inner(z, z.roll(n, 0), temperature))
             else:
@@ -180,7 +180,7 @@ def sup_con(
     rank, ranks = world() if gather else (0, 1)
     own = slice(rank * len(z), (rank + 1) * len(z))
     with full_precision(z):
-        z = _unit(z, normalize)
+        z = _rows(z, normalize)
         every, labels = (gather_rows(z), gather_rows(labels)) if gather else (z, labels)
         unique: Any = torch.unique  # pyright: ignore
         _, kind_of_all, size = unique(labels, return_inverse=True, return_counts=True)
@@ -198,9 +198,8 @@ def sup_con(
     return finite(loss, features=features)
 
 
-def _unit(z: Tensor, normalize: bool) -> Tensor:
-    # eps bounds the gradient of a zero row; F.normalize's own 1e-12 would let it reach 1e12.
-    return F.normalize(z, eps=1e-8) if normalize else z
+def _rows(z: Tensor, normalize: bool) -> Tensor:
+    return unit(z) if normalize else z
 
 
 def _inner(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
@@ -242,7 +241,7 @@ class _FewPairs(torch.autograd.Function):
         a, b, z, length, e, sums, gap = ctx.saved_tensors
         temperature, normalize = ctx.given
         if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
-            again = _partner_losses(_unit(torch.cat([a, b]), normalize), temperature)
+            again = _partner_losses(_rows(torch.cat([a, b]), normalize), temperature)
             sides = [v for v, needed in zip((a, b), ctx.needs_input_grad[:2], strict=True) if needed]
             found = iter(torch.autograd.grad(again, sides, grads[0], create_graph=True))
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import finite, floating, positive
+from gen_core._checks import finite, floating, full_precision, positive
 
 # ----------------------------------------------------------------------------------------------------- Wasserstein
 
@@ -83,7 +83,7 @@ def sliced_wasserstein(
     a, b = _samples(x, y)
     _order(p)
     theta = _unit_rows(a, directions, n_directions, a.shape[1], generator)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         return finite(_quantile_cost(a @ theta.T, b @ theta.T, p).mean(), x=x, y=y, directions=directions)
 
 
@@ -138,7 +138,7 @@ def max_sliced_wasserstein(
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
     theta = _unit_rows(a, directions, n_directions, a.shape[1], generator)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         with torch.inference_mode(False), torch.enable_grad():
             fixed_a, fixed_b, theta = (v.detach().clone() for v in (a, b, theta))
             best, where = theta.new_full((len(theta),), -math.inf), theta
@@ -204,7 +204,7 @@ def generalized_sliced_wasserstein(
     """
     a, b = _samples(x, y)
     _order(p)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         if kind == "circular":
             positive("radius", radius)
             centres = radius * _unit_rows(a, directions, n_directions, a.shape[1], generator)
@@ -265,7 +265,7 @@ def mmd(
         raise ValueError(f"x and y must have at least 2 rows each for the unbiased form, got {n} and {m}")
     if kernel not in ("gaussian", "imq"):
         raise ValueError(f"kernel must be 'gaussian' or 'imq', got {kernel!r}")
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         # |x|^2 + |y|^2 - 2 x.y loses what is near to what is long: of centred float64 points nothing that matters.
         wide = a.dtype if a.device.type == "mps" else torch.float64
         centre = torch.cat([a, b]).detach().to(wide).mean(0)
@@ -423,7 +423,7 @@ def _median_distance(within_x: Tensor, within_y: Tensor, across: Tensor) -> Tens
 
 def _coding_rate(z: Tensor, eps_squared: float) -> Tensor:
     m, d = z.shape
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z):
         gram = z.T @ z if d <= m else z @ z.T
         eye = torch.eye(len(gram), dtype=z.dtype, device=z.device)
         # Eigenvalues of at least 1: it cannot fail but for input that is not finite, which `finite` then names.

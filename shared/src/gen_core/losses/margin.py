@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Reduction, alike, finite, floating, not_negative, reduced, softplus
+from gen_core._checks import Reduction, alike, finite, floating, not_negative, reduced, softplus, unit
 
 Distance = Literal["euclidean", "squared", "cosine"]
 
@@ -157,5 +157,5 @@ def _distance(name_x: str, x: Tensor, name_y: str, y: Tensor, distance: Distance
     if distance == "squared":
         return (u - v).square().sum(1)
     if distance == "cosine":
-        return 1 - (F.normalize(u, eps=1e-8) * F.normalize(v, eps=1e-8)).sum(1)
+        return 1 - (unit(u) * unit(v)).sum(1)
     raise ValueError(f"distance must be 'euclidean', 'squared' or 'cosine', got {distance!r}")

@@ -8,10 +8,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gen_core._checks import Reduction, alike, finite, floating, not_negative, positive, reduced
+from gen_core._checks import Reduction, alike, finite, floating, full_precision, not_negative, positive, reduced, unit
 
 
 def byol(prediction: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -93,7 +92,7 @@ def barlow_twins(view_a: Tensor, view_b: Tensor, weight: float = 0.0051, eps: fl
     a, b = alike("view_a", view_a, "view_b", view_b, least=2)
     for name, value in (("weight", weight), ("eps", eps)):
         not_negative(name, value)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         a, b = _standardised(a, eps), _standardised(b, eps)
         on = ((a * b).mean(0) - 1).square().sum()
         # The diagonal is set to 0 in place: a difference of two sums would round small off-diagonals away.
@@ -135,7 +134,7 @@ def vicreg_terms(view_a: Tensor, view_b: Tensor) -> VICRegTerms:
         ['0.0000', '0.0000', '8.0000']
     """
     a, b = alike("view_a", view_a, "view_b", view_b, least=2)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         (variance_a, covariance_a), (variance_b, covariance_b) = _spread(a), _spread(b)
         terms = VICRegTerms((a - b).square().mean(), (variance_a + variance_b) / 2, covariance_a + covariance_b)
         return VICRegTerms(*(finite(term, view_a=view_a, view_b=view_b) for term in terms))
@@ -193,7 +192,7 @@ def alignment(view_a: Tensor, view_b: Tensor, reduction: Reduction = "mean") -> 
         2.0
     """
     a, b = alike("view_a", view_a, "view_b", view_b)
-    loss = reduced((_unit(a) - _unit(b)).square().sum(1), reduction)
+    loss = reduced((unit(a) - unit(b)).square().sum(1), reduction)
     return finite(loss, view_a=view_a, view_b=view_b)
 
 
@@ -221,21 +220,17 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     if len(x) < 2:
         raise ValueError(f"z must have at least 2 rows, got {len(x)}: there is no pair")
     positive("t", t)
-    with torch.autocast(x.device.type, enabled=False):
-        x = _unit(x)
+    with full_precision(x):
+        x = unit(x)
         size = x.square().sum(1)  # 1, or 0 for a zero row
         # All ordered pairs: each i < j twice, which the mean does not see.
         pairs = (t * (2 * x @ x.T - size[:, None] - size)).fill_diagonal_(-math.inf)
         return finite(pairs.logsumexp((0, 1)) - math.log(len(x) * (len(x) - 1)), z=z)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, eps=1e-8)  # eps bounds the gradient of a zero row
-
-
 def _cosines(prediction: Tensor, target: Tensor) -> Tensor:
     p, z = alike("prediction", prediction, "target", target)
-    return (_unit(p) * _unit(z.detach())).sum(1)
+    return (unit(p) * unit(z.detach())).sum(1)
 
 
 def _standardised(x: Tensor, eps: float) -> Tensor:
