@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch_geometric.data import Data
+from torch_geometric.io import read_npz
 from torch_geometric.utils import contains_isolated_nodes, contains_self_loops, is_undirected
 
 from gen_core.harness.errors import UsageError
-from gen_graph.data import check, checksum, ids, load, spec
+from gen_graph.data import bag_of_words, check, checksum, ids, load, reddit, spec
+from gen_graph.splits import nodes
 
 # --- registered
 
@@ -24,8 +27,9 @@ def test_csbm_is_always_the_same_and_as_described():
     assert checksum(data) == checksum(load("csbm"))
     assert is_undirected(data.edge_index)
     assert not contains_self_loops(data.edge_index)
-    assert [int((data.y[data.train_mask] == k).sum()) for k in range(4)] == [20] * 4
-    assert int(data.test_mask.sum()) == 720
+    for part, size in (("train_mask", 20), ("val_mask", 20), ("test_mask", 160)):
+        assert torch.bincount(data.y[data[part]]).tolist() == [size] * 4
+    assert bool((data.train_mask.int() + data.val_mask.int() + data.test_mask.int() == 1).all())
     same = data.y[data.edge_index[0]] == data.y[data.edge_index[1]]
     assert 5.5 < int(same.sum()) / 800 < 6.5
     assert 2.5 < int((~same).sum()) / 800 < 3.5
@@ -51,6 +55,90 @@ def test_planetoid(gen_data, name, sizes, nonzero, isolated):
     assert contains_isolated_nodes(data.edge_index, len(data.x)) == isolated
     parts = [int(data[mask].sum()) for mask in ("train_mask", "val_mask", "test_mask")]
     assert parts == [20 * sizes["classes"], 500, 1000]
+
+
+@pytest.mark.parametrize("name", ["cora", "citeseer"])
+def test_planetoid_random_is_the_same_graph_with_other_nodes_each_seed(gen_data, name):
+    data, public = load(f"{name}-random"), load(name)
+    assert torch.equal(data.x, public.x)
+    assert torch.equal(data.edge_index, public.edge_index)
+    parts = nodes(data, 0)
+    assert [len(part) for part in parts] == [20 * int(data.y.max() + 1), 500, 1000]
+    assert len(torch.cat(parts).unique()) == sum(len(part) for part in parts)
+    assert not torch.equal(parts[0], nodes(data, 1)[0])
+    assert checksum(data) != checksum(public)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "nonzero"),
+    [
+        ("coauthor-cs", {"nodes": 18333, "edges": 163788, "features": 6805, "classes": 15}, 1_090_000),
+        ("coauthor-physics", {"nodes": 34493, "edges": 495924, "features": 8415, "classes": 5}, 1_140_000),
+    ],
+)
+def test_coauthor_stays_sparse(gen_data, name, sizes, nonzero):
+    data = load(name)
+    assert spec(data) == sizes
+    assert data.x.layout == torch.sparse_csr
+    assert len(data.x.values()) == pytest.approx(nonzero, rel=0.01)
+    assert is_undirected(data.edge_index)
+    train, val, test = nodes(data, 0)
+    assert (len(train), len(val)) == (20 * sizes["classes"], 30 * sizes["classes"])
+    assert len(test) == sizes["nodes"] - 50 * sizes["classes"]
+
+
+def bag(x, adj, y):
+    parts = {}
+    for kind, dense in (("adj", adj), ("attr", x)):
+        matrix = scipy.sparse.csr_matrix(dense)
+        parts |= {f"{kind}_{part}": getattr(matrix, part) for part in ("data", "indices", "indptr", "shape")}
+    return {**parts, "labels": y}
+
+
+def test_bag_of_words_is_pygs_reading_of_the_file(files, tmp_path):
+    """Counts become 1, a stored 0 is none, edges are undirected, self-loops go."""
+    generator = np.random.default_rng(0)
+    x = generator.poisson(0.4, (6, 5)).astype(np.float32)
+    adj = (generator.random((6, 6)) < 0.3).astype(np.float32) + np.eye(6, dtype=np.float32)
+    arrays = bag(x, adj, np.arange(6) % 2)
+    first = np.flatnonzero(arrays["attr_data"])[0]
+    arrays["attr_data"][first] = 0
+    found = bag_of_words(files("a.npz", arrays).parent)
+    expected = read_npz(str(tmp_path / "a.npz"), to_undirected=True)
+    assert torch.equal(found.x.to_dense(), expected.x)
+    assert edges_of(found) == edges_of(expected)
+    assert torch.equal(found.y, expected.y)
+    assert len(found.x.values()) == int(expected.x.sum())
+    assert checksum(found) == checksum(bag_of_words(tmp_path))
+    found.x.values()[0] += 1
+    assert checksum(found) != checksum(bag_of_words(tmp_path))
+
+
+def test_bag_of_words_that_is_none(files, tmp_path):
+    with pytest.raises(UsageError, match=r"holds no \.npz"):
+        bag_of_words(tmp_path)
+    files("a.npz", {"labels": np.zeros(3)})
+    with pytest.raises(UsageError, match=r"a\.npz is not readable"):
+        bag_of_words(tmp_path)
+
+
+def test_reddit_as_its_archive_keeps_it(files, tmp_path):
+    kinds = np.array([1, 2, 3, 1])
+    files("reddit_data.npz", {"feature": np.eye(4), "label": np.arange(4), "node_types": kinds})
+    files("reddit_graph.npz", {"row": np.array([0, 1, 2]), "col": np.array([1, 0, 2]), "data": np.ones(3)})
+    data = reddit(tmp_path)
+    assert edges_of(data) == [(0, 1), (1, 0)]
+    assert [part.tolist() for part in nodes(data, 0)] == [[0, 3], [1], [2]]
+    (tmp_path / "reddit_graph.npz").unlink()
+    with pytest.raises(UsageError, match=r"not readable.*reddit_graph"):
+        reddit(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cora-full", "reddit", "mutag", "coauthor-cs"])
+def test_missing_data_says_where_and_how(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("GEN_DATA", str(tmp_path))
+    with pytest.raises(UsageError, match=rf"{name}.*was not found; searched {tmp_path}.*torch_geometric.datasets"):
+        load(name)
 
 
 def test_planetoid_missing_says_where_and_how(tmp_path, monkeypatch):
@@ -246,7 +334,7 @@ def test_a_large_edge_list_needs_features(files):
 def test_wrong_names_and_paths(files, tmp_path):
     with pytest.raises(UsageError, match=r"coral does not exist.*nearest: cora"):
         load("coral")
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match=r"is a folder without a file \*_A.txt"):
         load(tmp_path)
     with pytest.raises(UsageError, match=r"unknown kind of file '.gml'"):
         load(files("g.gml", "graph []"))
@@ -254,7 +342,7 @@ def test_wrong_names_and_paths(files, tmp_path):
         load(files("e.csv", "0,1\n"), features=tmp_path / "missing.npy")
     with pytest.raises(UsageError, match="'csbm' is a registered data set"):
         load("csbm", features=files("x.npy", X))
-    with pytest.raises(UsageError, match="holds its own x and y"):
+    with pytest.raises(UsageError, match="other kinds hold their own"):
         load(files("g.npz", {"x": X, "edge_index": E}), labels=files("y.npy", np.zeros(3, int)))
 
 

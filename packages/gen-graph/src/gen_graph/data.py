@@ -1,44 +1,44 @@
-"""Graphs: registered ones and the user's own, always as one `torch_geometric.data.Data`.
+"""Graphs: registered ones and the user's own; one graph as a `torch_geometric.data.Data`, many as a `GraphSet`.
 
-x: float32 (n, f); edge_index: int64 (2, e); y: int64 (n,) where there are labels, -1 for a node without one;
-train_mask, val_mask, test_mask: bool (n,) where there is a fixed split; ids: the nodes' own names where they have them.
-
-Rules for the user's own edges: the graph is made undirected (each edge stands in both directions), duplicates and
-self-loops are removed (the GCN adds its own), nodes without any edge are kept.
+In a `Data`: x float32 (n, f), dense or torch.sparse_csr; edge_index int64 (2, e); y int64 (n,) where there are labels,
+-1 for a node without one; train_mask, val_mask, test_mask bool (n,) where there is a fixed split, `split_rule` where a
+random one belongs to the data; ids: the nodes' own names where they have them. Rules for the user's own files stand in
+`gen_graph.files`.
 """
 
-import csv
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gen_core.harness.data import missing, root
 from gen_core.harness.errors import UsageError, nearest
+from gen_graph import files
+from gen_graph.graphset import GraphSet
+from gen_graph.networks import csr
 from gen_graph.registry import DOMAIN
-
-MASKS = ("train_mask", "val_mask", "test_mask")
-ONE_HOT_LIMIT = 5000
-"""Nodes up to which an edge list without features gets one-hot features."""
-HEADERS = ({"source", "target"}, {"src", "dst"}, {"from", "to"})
+from gen_graph.splits import Rule
 
 
-def load(name_or_path: str | Path, features: str | Path | None = None, labels: str | Path | None = None) -> Data:
-    """A registered data set by name, or the user's own graph by path.
+def load(
+    name_or_path: str | Path, features: str | Path | None = None, labels: str | Path | None = None
+) -> Data | GraphSet:
+    """A registered data set by name, or the user's own graph or graphs by path.
 
     `edges.csv`: two columns, source and target, with or without a header. With `features` (a .npy, (n, f) numbers) or
     `labels` (a .npy, (n,) integers) the ids are row numbers of these, from 0. Without both, ids are any texts, numbered
     in the order in which they appear. Without `features` each node gets a one-hot row.
     `graph.npz`: `edge_index` (2, e) or `edges` (e, 2), `x` (n, f), and where you have them `y` (n,), `train_mask`,
-    `val_mask`, `test_mask` (n,). Nothing in a file is unpickled.
+    `val_mask`, `test_mask` (n,).
+    A folder in the layout of the TU collection (`gen_graph.files.from_tu`): many graphs, as a `GraphSet`.
+    Nothing in a file is unpickled.
 
     Raises `UsageError` that names the file and the row, field or value.
     """
@@ -46,28 +46,62 @@ def load(name_or_path: str | Path, features: str | Path | None = None, labels: s
     if name in DOMAIN.datasets:
         if features is not None or labels is not None:
             raise UsageError(f"features and labels go with your own edge list; {name!r} is a registered data set")
-        return {"csbm": csbm, "karate": karate}.get(name, lambda: planetoid(name))()
+        return _registered(name)
     path = Path(name_or_path).expanduser()
     try:
-        there = path.is_file()
+        there, folder = path.is_file(), path.is_dir()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise files.unreadable(path, error) from None
+    if path.suffix == ".csv" and there:
+        return files.from_csv(path, features, labels)
+    if (there or folder) and (features is not None or labels is not None):
+        raise UsageError(f"{path}: features and labels go with an edge list (.csv); other kinds hold their own")
+    if folder:
+        if (inner := files.tu_folder(path)) is None:
+            raise UsageError(
+                f"{path} is a folder without a file *_A.txt; many graphs come in the layout of TU data sets"
+            )
+        return files.from_tu(inner)
     if not there:
-        found = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
-            f"{path} {found}: give an edge list .csv or an .npz; {nearest(name, DOMAIN.datasets, 'data set')}"
+            f"{path} does not exist: give an edge list .csv, an .npz or a folder of graphs; "
+            f"{nearest(name, DOMAIN.datasets, 'data set')}"
         )
     if path.suffix == ".npz":
-        if features is not None or labels is not None:
-            raise UsageError(f"{path}: features and labels go with an edge list; an .npz holds its own x and y")
-        return _from_npz(path)
-    if path.suffix == ".csv":
-        return _from_csv(path, features, labels)
+        return files.from_npz(path)
     raise UsageError(f"{path}: unknown kind of file {path.suffix!r}; allowed: .csv (edge list), .npz (arrays)")
 
 
+def _registered(name: str) -> Data | GraphSet:
+    from gen_graph import generated
+
+    if name in (embedded := {"csbm": csbm, "karate": karate, "motifs": generated.motifs}):
+        return embedded[name]()
+    entry = DOMAIN.datasets[name]
+    folder = root() / entry.path
+    kind = Path(entry.path).parts[0]
+    if kind == "planetoid":
+        return planetoid(name)
+    if not folder.exists():
+        raise missing(name, folder, entry.how)
+    if kind == "tu":
+        return files.from_tu(folder, attributes=False)
+    if kind == "reddit":
+        return reddit(folder)
+    if name in ("esol", "qm9"):
+        from gen_graph import molecules
+
+        return molecules.esol(folder) if name == "esol" else molecules.qm9(folder)
+    return bag_of_words(folder)
+
+
 def check(data: Data) -> tuple[Tensor, Tensor]:
-    """x and edge_index of a graph that methods can work on; otherwise `UsageError` says what is wrong."""
+    """x and edge_index of a graph that methods can work on; otherwise `UsageError` says what is wrong.
+
+    Edges are taken as they stand: a method that needs both directions is given both.
+    """
+    if not isinstance(data, Data):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"one graph is needed, a torch_geometric Data; got {_shape(data)}, which holds several")
     x, edge_index = data.x, data.edge_index
     if not isinstance(x, Tensor) or x.ndim != 2 or 0 in x.shape:
         raise UsageError(f"data.x must be features of shape (n, f), n and f at least 1; got {_shape(x)}")
@@ -78,28 +112,48 @@ def check(data: Data) -> tuple[Tensor, Tensor]:
     low, high = (int(end) for end in edge_index.aminmax()) if edge_index.numel() else (0, 0)
     if low < 0 or high >= len(x):
         raise UsageError(f"data.edge_index holds {low}..{high}; allowed: 0..{len(x) - 1}, the rows of data.x")
-    if not bool(x.isfinite().all()):
-        row = int((~x.isfinite()).any(dim=1).nonzero()[0])
-        raise UsageError(f"data.x, row {row}: not finite")
+    sparse = x.layout != torch.strided
+    if not bool((x.values() if sparse else x).isfinite().all()):
+        row = "" if sparse else f", row {int((~x.isfinite()).any(dim=1).nonzero()[0])}"
+        raise UsageError(f"data.x{row}: not finite")
     return x, edge_index
 
 
-def spec(data: Data) -> dict[str, int]:
-    """Sizes: nodes, edges (each direction counts), features, classes (0 without labels)."""
-    x, edge_index = check(data)
-    classes = int(data.y.max()) + 1 if isinstance(data.y, Tensor) else 0
-    return {
-        "nodes": x.shape[0],
-        "edges": edge_index.shape[1],
-        "features": x.shape[1],
-        "classes": classes,
-    }
+def check_set(graphs: GraphSet | Sequence[Data]) -> GraphSet:
+    """Several graphs that methods can work on; otherwise `UsageError` says what is wrong."""
+    if isinstance(graphs, Data):
+        raise UsageError("several graphs are needed: a GraphSet or a list of Data; got one Data")
+    found = GraphSet.of(graphs)
+    if not bool(found.x.isfinite().all()):
+        row = int((~found.x.isfinite()).any(dim=1).nonzero()[0])
+        raise UsageError(f"graph {int(found.batch[row])}: x is not finite")
+    return found
 
 
-def checksum(data: Data) -> str:
+def spec(data: Data | GraphSet | Sequence[Data]) -> dict[str, int]:
+    """Sizes: graphs (of several), nodes, edges (each direction counts), features, edge_features (where there are any),
+    classes (0 without labels or with float targets)."""
+    if isinstance(data, Data):
+        x, edge_index = check(data)
+        found, y = {}, data.y
+    else:
+        graphs = check_set(data)
+        x, edge_index, y = graphs.x, graphs.edge_index, graphs.y
+        found = {"graphs": len(graphs)}
+        if graphs.edge_attr is not None:
+            found["edge_features"] = graphs.edge_attr.shape[1]
+    classes = int(y.max()) + 1 if isinstance(y, Tensor) and not y.is_floating_point() else 0
+    sizes = {"nodes": x.shape[0], "edges": edge_index.shape[1], "features": x.shape[1], "classes": classes}
+    return found | sizes
+
+
+def checksum(data: Data | GraphSet) -> str:
     """sha256 over names, types, shapes and bytes of all that `data` holds."""
     digest = hashlib.sha256()
-    for name, value in sorted(data.to_dict().items()):
+    fields: dict[str, Any] = data.to_dict() if isinstance(data, Data) else data.fields()
+    for name, value in sorted(fields.items()):
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            value = torch.cat([value.crow_indices(), value.col_indices(), value.values().view(torch.int32)])
         if isinstance(value, Tensor):
             array = value.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -109,9 +163,11 @@ def checksum(data: Data) -> str:
     return digest.hexdigest()
 
 
-def ids(data: Data) -> list[str]:
-    """The nodes' names; their row numbers where they have none."""
-    return list(data.ids) if "ids" in data else [str(row) for row in range(len(check(data)[0]))]
+def ids(data: Data | GraphSet) -> list[str]:
+    """The names of the nodes, or of the graphs of a set; their numbers from 0 where they have none."""
+    if isinstance(data, Data):
+        return list(data.ids) if "ids" in data else [str(row) for row in range(check(data)[0].shape[0])]
+    return list(data.ids) if data.ids else [str(row) for row in range(len(data))]
 
 
 # --- registered ------------------------------------------------------------------------------------------------------
@@ -124,7 +180,7 @@ def csbm() -> Data:
     (probability 0.03) and 3 of the others (0.005). Of 500 words a node holds each with probability 0.02, but the 50
     topic words of its class (drawn class by class, so that topics overlap) with 0.06: about 12 words, 3 of them a
     signal, which is too little for a classifier of single nodes; neighbours together hold enough.
-    Split: 20 nodes a class train, the rest test.
+    Split: 20 nodes a class train, 20 validate, the rest test.
     """
     nodes, classes, words, topic = 800, 4, 500, 50
     generator = torch.Generator().manual_seed(0)
@@ -136,8 +192,9 @@ def csbm() -> Data:
     for row in rate:
         row[torch.randperm(words, generator=generator)[:topic]] = 0.06
     x = (torch.rand(nodes, words, generator=generator) < rate[y]).float()
-    train = torch.arange(nodes) < 20 * classes  # y cycles through the classes
-    return Data(x=x, edge_index=_undirected(edges, nodes), y=y, train_mask=train, test_mask=~train)
+    place = torch.arange(nodes) // classes  # y cycles through the classes
+    masks = {"train_mask": place < 20, "val_mask": (place >= 20) & (place < 40), "test_mask": place >= 40}
+    return Data(x=x, edge_index=files.undirected(edges, nodes), y=y, **masks)
 
 
 def karate() -> Data:
@@ -151,7 +208,7 @@ def karate() -> Data:
 
 
 def planetoid(name: str) -> Data:
-    """Cora, CiteSeer or PubMed with the public split, by PyG's own reader.
+    """Cora, CiteSeer or PubMed by PyG's own reader, with the public split or, `<name>-random`, one by the seed.
 
     The raw files are pickles: they are copied once, the copies' digests compared with the pinned ones, and only then
     are the copies read. PyG's processed files, pickles too, are neither read nor written.
@@ -160,6 +217,7 @@ def planetoid(name: str) -> Data:
 
     entry = DOMAIN.datasets[name]
     folder = root() / entry.path
+    name, _, split = name.partition("-")
     with tempfile.TemporaryDirectory() as copy:
         for part, pinned in PLANETOID[name].items():
             path = folder / f"ind.{name}.{part}"
@@ -168,12 +226,59 @@ def planetoid(name: str) -> Data:
             except FileNotFoundError:
                 raise missing(name, path, entry.how) from None
             except OSError as error:
-                raise _unreadable(path, error) from None
+                raise files.unreadable(path, error) from None
             found = hashlib.sha256(content).hexdigest() if len(pinned) == 64 else _git_blob(content)
             if found != pinned:
                 raise UsageError(f"{path}: digest {found}, expected {pinned}; the file is damaged or not the original")
             Path(copy, path.name).write_bytes(content)
-        return read_planetoid_data(copy, name)
+        data = read_planetoid_data(copy, name)
+    if split == "random":  # 20 nodes a class, 500 and 1,000: the sizes of the public split
+        del data.train_mask, data.val_mask, data.test_mask
+        data.split_rule = Rule(train=20, val=500, test=1000)
+    return data
+
+
+def bag_of_words(folder: Path) -> Data:
+    """Coauthor CS and Physics, Cora-Full: the one .npz of `folder`, as Shchur et al. (2018) keep a graph.
+
+    As in PyG's reader every positive count of a word is 1 and edges are undirected, but x stays sparse (CSR): dense, CS
+    takes 499 MB and Physics 1.16 GB. Split by the seed, after Shchur et al.: 20 nodes a class train, 30 validate.
+    """
+    (path,) = sorted(folder.glob("*.npz")) or [None]
+    if path is None:
+        raise UsageError(f"{folder} holds no .npz")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            adj, attr = ({part: archive[f"{kind}_{part}"] for part in _CSR} for kind in ("adj", "attr"))
+            y = torch.from_numpy(archive["labels"].astype(np.int64))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise files.unreadable(path, error) from None
+    counts = np.diff(adj["indptr"])
+    rows = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+    edges = torch.stack([rows, torch.from_numpy(adj["indices"].astype(np.int64))])
+    there = torch.from_numpy(attr["data"] > 0)  # zeros may be stored
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), there.cumsum(0)])[attr["indptr"].astype(np.int64)]
+    cols = torch.from_numpy(attr["indices"].astype(np.int64))[there]
+    x = csr(starts, cols, torch.ones(len(cols)), (int(attr["shape"][0]), int(attr["shape"][1])))
+    data = Data(x=x, edge_index=files.undirected(edges, len(counts)), y=y)
+    data.split_rule = Rule(train=20, val_per_class=30)
+    return data
+
+
+_CSR = ("data", "indices", "indptr", "shape")
+
+
+def reddit(folder: Path) -> Data:
+    """Reddit of Hamilton et al. (2017), as DGL's archive keeps it: reddit_data.npz, reddit_graph.npz. Own split."""
+    try:
+        with np.load(folder / "reddit_data.npz", allow_pickle=False) as archive:
+            x, y, kinds = (torch.from_numpy(archive[name]) for name in ("feature", "label", "node_types"))
+        with np.load(folder / "reddit_graph.npz", allow_pickle=False) as archive:
+            edges = torch.stack([torch.from_numpy(archive[name].astype(np.int64)) for name in ("row", "col")])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise files.unreadable(folder, error) from None
+    masks = {f"{part}_mask": kinds == number for number, part in enumerate(("train", "val", "test"), 1)}
+    return Data(x=x.float(), edge_index=files.undirected(edges, len(x)), y=y.long(), **masks)
 
 
 def _git_blob(content: bytes) -> str:
@@ -214,181 +319,6 @@ PLANETOID = {
         "test.index": "b101d421688bbaecbd82e8a18f1e282378d6830f3a37666f28ebc47f844341b5",
     },
 }
-
-
-# --- the user's own --------------------------------------------------------------------------------------------------
-
-
-def _from_csv(path: Path, features: str | Path | None, labels: str | Path | None) -> Data:
-    x = None if features is None else _features(_read_npy(features), str(features))
-    y = None if labels is None else _labels(_read_npy(labels), str(labels))
-    if x is not None and y is not None and len(y) != len(x):
-        raise UsageError(f"{labels}: {len(y)} labels for {len(x)} rows of features in {features}")
-    rows = list(_rows(path))
-    if not rows:
-        raise UsageError(f"{path} is empty: an edge list needs at least one row 'source,target'")
-    numbered = x is not None or y is not None
-    pairs = [pair for _, pair in rows]
-    if _is_header(pairs, numbered):
-        rows, pairs = rows[1:], pairs[1:]
-    if not rows:
-        raise UsageError(f"{path} holds a header and no edge")
-    names: tuple[str, ...] | None = None
-    if numbered:
-        nodes = len(x) if x is not None else len(y) if y is not None else 0
-        edges = _numbers(path, rows, nodes)
-    else:
-        order = {name: place for place, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
-        names, nodes = tuple(order), len(order)
-        edges = torch.tensor([[order[a] for a, _ in pairs], [order[b] for _, b in pairs]])
-    if x is None:
-        if nodes > ONE_HOT_LIMIT:
-            raise UsageError(
-                f"{path}: {nodes} nodes without features; one-hot ones go up to {ONE_HOT_LIMIT}: give features=FILE.npy"
-            )
-        x = torch.eye(nodes)
-    data = Data(x=x, edge_index=_undirected(edges, nodes))
-    if y is not None:
-        data.y = y
-    if names is not None:
-        data.ids = names
-    return data
-
-
-def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
-    # (line number from 1, the two texts); blank lines are skipped
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                fields = [field.strip() for field in row]
-                if not any(fields):
-                    continue
-                if len(fields) != 2 or not all(fields):
-                    raise UsageError(
-                        f"{path}: row {reader.line_num}: {','.join(row)!r}; expected two columns, source,target"
-                    )
-                yield reader.line_num, (fields[0], fields[1])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error) from None
-
-
-def _is_header(pairs: list[tuple[str, str]], numbered: bool) -> bool:
-    # A first row of known column names; or of two texts where (all) other ids are numbers.
-    first = pairs[0]
-    if {text.lower() for text in first} in HEADERS:
-        return True
-    texts = not any(_is_integer(text) for text in first)
-    return texts and (numbered or (len(pairs) > 1 and all(_is_integer(t) for pair in pairs[1:] for t in pair)))
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def _numbers(path: Path, rows: list[tuple[int, tuple[str, str]]], nodes: int) -> Tensor:
-    for line, pair in rows:
-        for column, text in zip(("source", "target"), pair, strict=True):
-            if not _is_integer(text):
-                raise UsageError(
-                    f"{path}: row {line}: {column} {text!r} is not an integer; ids are rows of features and labels"
-                )
-            if not 0 <= int(text) < nodes:
-                raise UsageError(f"{path}: row {line}: {column} {text} is outside 0..{nodes - 1}")
-    return torch.tensor([[int(pair[0]) for _, pair in rows], [int(pair[1]) for _, pair in rows]])
-
-
-def _from_npz(path: Path) -> Data:
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                arrays[name] = archive[name]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from None
-    known = ("edge_index", "edges", "x", "y", *MASKS)
-    if unknown := sorted(set(arrays) - set(known)):
-        raise UsageError(f"{path}: {nearest(unknown[0], known, 'array')}")
-    if "x" not in arrays or ("edge_index" in arrays) == ("edges" in arrays):
-        raise UsageError(f"{path} holds {sorted(arrays)}; needed: x, and edge_index or edges")
-    x = _features(arrays["x"], f"{path}: x")
-    data = Data(x=x, edge_index=_undirected(_edges(arrays, path, len(x)), len(x)))
-    if "y" in arrays:
-        data.y = y = _labels(arrays["y"], f"{path}: y")
-        if len(y) != len(x):
-            raise UsageError(f"{path}: y has {len(y)} labels for {len(x)} rows of x")
-    for name in MASKS:
-        if name in arrays:
-            mask = arrays[name]
-            if mask.dtype != np.bool_ or mask.shape != (len(x),):
-                raise UsageError(f"{path}: {name} has shape {mask.shape}, {mask.dtype}; expected ({len(x)},), bool")
-            data[name] = torch.from_numpy(mask)
-    if ("train_mask" in data) != ("test_mask" in data):
-        raise UsageError(f"{path}: train_mask and test_mask go together; give both or neither")
-    if "train_mask" in data and bool((data.train_mask & data.test_mask).any()):
-        node = int((data.train_mask & data.test_mask).nonzero()[0])
-        raise UsageError(f"{path}: node {node} is in train_mask and in test_mask")
-    return data
-
-
-def _edges(arrays: dict[str, NDArray[Any]], path: Path, nodes: int) -> Tensor:
-    name = "edge_index" if "edge_index" in arrays else "edges"
-    array = arrays[name] if name == "edge_index" else arrays[name].T
-    expected = "(2, e)" if name == "edge_index" else "(e, 2)"
-    if array.ndim != 2 or array.shape[0] != 2 or array.dtype.kind not in "iu":
-        raise UsageError(f"{path}: {name} has shape {arrays[name].shape}, {array.dtype}; expected {expected}, integers")
-    outside = ((array < 0) | (array >= nodes)).nonzero()
-    if len(outside[0]):
-        row, edge = int(outside[0][0]), int(outside[1][0])
-        raise UsageError(
-            f"{path}: {name}, edge {edge}: node {array[row, edge]} is outside 0..{nodes - 1}, the rows of x"
-        )
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def _read_npy(path: str | Path) -> NDArray[Any]:
-    try:
-        array: Any = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UsageError(f"{path} is an archive; expected one array (.npy)")
-    return array
-
-
-def _features(array: NDArray[Any], where: str) -> Tensor:
-    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiub":
-        raise UsageError(
-            f"{where} has shape {array.shape}, {array.dtype}; expected numbers of shape (n, f), n and f at least 1"
-        )
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not (finite := np.isfinite(array)).all():
-        row, column = (int(place) for place in np.argwhere(~finite)[0])
-        raise UsageError(f"{where}, row {row}, column {column}: {array[row, column]}; expected finite float32 numbers")
-    return torch.from_numpy(array)
-
-
-def _labels(array: NDArray[Any], where: str) -> Tensor:
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-        raise UsageError(
-            f"{where} has shape {array.shape}, {array.dtype}; expected integers of shape (n,), n at least 1"
-        )
-    if array.min() < -1:
-        raise UsageError(f"{where}, row {int(array.argmin())}: {array.min()}; expected classes from 0, or -1 for none")
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def _undirected(edges: Tensor, nodes: int) -> Tensor:
-    """Each edge in both directions, once, without self-loops, sorted. edges: (2, e)."""
-    from torch_geometric.utils import remove_self_loops, to_undirected
-
-    return to_undirected(remove_self_loops(edges)[0], num_nodes=nodes)
-
-
-def _unreadable(path: str | Path, error: Exception) -> UsageError:
-    return UsageError(f"{path} is not readable: {error}")
 
 
 def _shape(value: object) -> str:

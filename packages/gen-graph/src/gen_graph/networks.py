@@ -1,57 +1,99 @@
 """Sparse products and the one-layer GCN encoder. Matrices are CSR; only the dense operand of a product learns."""
 
 import warnings
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+COLUMNS = 128
+"""Columns that the gradient of the GCN takes at a time; 64 to 256 were alike."""
 SPARSE_BELOW = 0.1
 """Features become CSR below this share of non-zeros; the CSR product was the faster one up to about there."""
 
 
-@dataclass(frozen=True)
 class Sparse:
-    """A constant (n, m) matrix in CSR form with its transpose, which the backward pass of `spmm` multiplies by."""
+    """A constant (n, m) matrix in CSR form with its transpose, which the backward pass of `spmm` multiplies by.
 
-    matrix: Tensor
-    transpose: Tensor
+    The transpose is made when it is first asked for: a product without gradient needs none. Other values on the same
+    places (`with_values`, for dropout of features) share the sorting that it takes.
+    """
+
+    def __init__(self, matrix: Tensor, transpose: Tensor | None = None) -> None:
+        self.matrix, self._transpose = matrix, transpose
+        self._turned: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
     def from_coo(cls, rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Self:
         """Entries (rows[k], cols[k], values[k]), added where places repeat. A symmetric matrix is stored once."""
-        matrix = _csr(rows, cols, values, shape)
-        transpose = _csr(cols, rows, values, (shape[1], shape[0]))
-        return cls(matrix, matrix if _equal(matrix, transpose) else transpose)
+        place, inverse = torch.unique(rows * shape[1] + cols, return_inverse=True)  # sorted: row by row
+        total = torch.zeros(len(place), dtype=values.dtype, device=values.device).index_add_(0, inverse, values)
+        matrix = csr(_starts(place // shape[1], shape[0]), place % shape[1], total, shape)
+        found = cls(matrix)
+        return cls(matrix, matrix) if _equal(matrix, found.transpose) else found
 
     @classmethod
     def from_dense(cls, x: Tensor) -> Self:
-        """x: (n, m)."""
-        rows, cols = x.nonzero(as_tuple=True)
-        return cls.from_coo(rows, cols, x[rows, cols], (x.shape[0], x.shape[1]))
+        """x: (n, m), dense or of any sparse layout."""
+        if x.layout == torch.strided:
+            x = x.to_sparse()
+        x = x.to_sparse_coo().coalesce()
+        rows, cols = x.indices()
+        return cls(csr(_starts(rows, x.shape[0]), cols, x.values(), (x.shape[0], x.shape[1])))
+
+    @property
+    def transpose(self) -> Tensor:
+        """(m, n), CSR; the matrix itself where it is known to be symmetric."""
+        if self._transpose is None:
+            starts, cols, order = self._turn()
+            self._transpose = csr(starts, cols, self.values[order], (self.shape[1], self.shape[0]))
+        return self._transpose
+
+    def _turn(self) -> tuple[Tensor, Tensor, Tensor]:
+        # starts and columns of the transpose, and where each of its values stands in `values`
+        if self._turned is None:
+            cols, counts = self.matrix.col_indices(), self.matrix.crow_indices().diff()
+            rows = torch.arange(self.shape[0], device=cols.device).repeat_interleave(counts)
+            order = cols.argsort(stable=True)
+            self._turned = _starts(cols, self.shape[1]), rows[order], order
+        return self._turned
+
+    @property
+    def values(self) -> Tensor:
+        """The stored entries, row by row."""
+        return self.matrix.values()
 
     @property
     def shape(self) -> torch.Size:
         return self.matrix.shape
+
+    def with_values(self, values: Tensor) -> Self:
+        """Other entries on the same places; `values` has the shape of `self.values`."""
+        crow, col = self.matrix.crow_indices(), self.matrix.col_indices()
+        other = type(self)(csr(crow, col, values, (self.shape[0], self.shape[1])))
+        other._turned = self._turn()
+        return other
 
     def to(self, device: torch.device | str) -> Self:
         """The same matrix on `device`; itself when it is there."""
         if self.matrix.device == torch.device(device):
             return self
         matrix = self.matrix.to(device)
-        return type(self)(matrix, matrix if self.transpose is self.matrix else self.transpose.to(device))
+        return type(self)(matrix, matrix if self._transpose is self.matrix else None)
 
 
-def _csr(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    place, inverse = torch.unique(rows * shape[1] + cols, return_inverse=True)  # sorted: row by row
-    total = torch.zeros(len(place), dtype=values.dtype, device=values.device).index_add_(0, inverse, values)
-    counts = torch.bincount(place // shape[1], minlength=shape[0])
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+def csr(starts: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """torch's CSR tensor without its two warnings (beta, invariants unchecked). starts: (rows + 1,)."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse")  # "CSR support is in beta", "invariant checks are off"
-        return torch.sparse_csr_tensor(starts, place % shape[1], total, shape)
+        warnings.filterwarnings("ignore", "Sparse")
+        return torch.sparse_csr_tensor(starts, cols, values, shape)
+
+
+def _starts(rows: Tensor, count: int) -> Tensor:
+    # (count + 1,): where each row begins among sorted entries of these rows
+    counts = torch.bincount(rows, minlength=count)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -118,7 +160,16 @@ def gcn_matrix(edge_index: Tensor, nodes: int, dtype: torch.dtype = torch.float3
 
 
 def normalize_rows(x: Tensor) -> Tensor:
-    """Each row divided by the sum of its absolute values (for counts: its sum); a row of zeros stays. x: (n, f)."""
+    """Each row divided by the sum of its absolute values (for counts: its sum); a row of zeros stays.
+
+    x: (n, f), dense or torch.sparse_csr; so is the result.
+    """
+    if x.layout == torch.sparse_csr:
+        counts = x.crow_indices().diff()
+        rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
+        total = x.values().new_zeros(len(counts)).index_add(0, rows, x.values().abs())
+        values = x.values() / torch.where(total > 0, total, 1)[rows]
+        return csr(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
     total = x.abs().sum(dim=1, keepdim=True)
     return x / torch.where(total > 0, total, 1)
 
@@ -134,10 +185,16 @@ class Graph:
 
     @classmethod
     def of(cls, x: Tensor, edge_index: Tensor, *, normalize: bool, dense: bool = False) -> Self:
-        """`dense=True` keeps dense features whatever their density, for encoders that are not ours."""
+        """x: (n, f), dense or torch.sparse_csr; it becomes `Sparse` where few entries are not 0.
+
+        `dense=True` keeps or makes it dense, for encoders that are not ours.
+        """
         x = normalize_rows(x) if normalize else x
+        matrix = gcn_matrix(edge_index, x.shape[0], x.dtype)
+        if x.layout == torch.sparse_csr:
+            return cls(x.to_dense() if dense else Sparse(x), matrix, edge_index)
         sparse = not dense and int(x.count_nonzero()) < SPARSE_BELOW * x.numel()
-        return cls(Sparse.from_dense(x) if sparse else x, gcn_matrix(edge_index, len(x), x.dtype), edge_index)
+        return cls(Sparse.from_dense(x) if sparse else x, matrix, edge_index)
 
     @property
     def nodes(self) -> int:
@@ -153,8 +210,7 @@ class Graph:
 class GCN(nn.Module):
     """One graph convolution: PReLU(A^ X Theta + bias), A^ the normalised adjacency. (n, f) -> (n, hidden).
 
-    Theta Xavier-uniform, bias 0, one shared slope that starts at 0.25. `project` and `propagate` are apart because
-    corruption by permuting rows commutes with the first: (P X) Theta = P (X Theta).
+    Theta Xavier-uniform, bias 0, one shared slope that starts at 0.25.
     """
 
     def __init__(self, features: int, hidden: int) -> None:
@@ -163,13 +219,114 @@ class GCN(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.slope = nn.Parameter(torch.full((1,), 0.25))
 
-    def project(self, x: Tensor | Sparse) -> Tensor:
-        """X Theta."""
-        return spmm(x, self.theta)
-
-    def propagate(self, z: Tensor, propagation: Sparse) -> Tensor:
-        """PReLU(A^ z + bias)."""
-        return prelu(spmm(propagation, z) + self.bias, self.slope)
-
     def forward(self, graph: Graph) -> Tensor:
-        return self.propagate(self.project(graph.x), graph.propagation)
+        return self.several(graph, None)[0]
+
+    def several(self, graph: Graph, *orders: Tensor | None) -> tuple[Tensor, ...]:
+        """One result an order: of the graph whose node i has the features of node order[i]; None: of the graph itself.
+
+        (P X) Theta = P (X Theta): one product of the features serves them all.
+        """
+        return _GCN.apply(graph, orders, self.theta, self.bias, self.slope)  # pyright: ignore[reportReturnType]
+
+
+class _GCN(torch.autograd.Function):
+    # One function, so that of each result only A^ z + bias is kept for the way back, and columns go back a few at a
+    # time, in the cache and into one gradient of Theta: half the memory of the same in separate steps.
+    @staticmethod
+    def forward(
+        ctx: Any, graph: Graph, orders: tuple[Tensor | None, ...], theta: Tensor, bias: Tensor, slope: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.autocast(theta.device.type, enabled=False):
+            z = (graph.x.matrix if isinstance(graph.x, Sparse) else graph.x) @ theta
+            before = [graph.propagation.matrix @ (z if order is None else z[order]) for order in orders]
+            for y in before:
+                y += bias
+            ctx.graph, ctx.orders = graph, orders
+            ctx.save_for_backward(slope, *before)
+            return tuple(nn.functional.prelu(y, slope) for y in before)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope, *before = ctx.saved_tensors
+        x, back = ctx.graph.x, ctx.graph.propagation.transpose
+        x = x.transpose if isinstance(x, Sparse) else x.T
+        hidden = len(before[0][0])
+        for_theta, for_bias, for_slope = (
+            slope.new_empty(x.shape[0], hidden),
+            slope.new_empty(hidden),
+            slope.new_zeros(1),
+        )
+        for start in range(0, hidden, COLUMNS):
+            block = slice(start, start + COLUMNS)
+            for_z = for_bias[block] = 0
+            for full, full_grad, order in zip(before, grads, ctx.orders, strict=True):
+                y, grad = full[:, block].contiguous(), full_grad[:, block].contiguous()
+                inner = torch.ops.aten.threshold_backward(grad, y, 0).lerp_(grad, slope)
+                for_bias[block] += inner.sum(0)
+                for_slope += torch.dot(y.clamp(max=0).flatten(), grad.flatten())
+                inner = back @ inner
+                if order is not None:
+                    inner = torch.empty_like(inner).index_copy_(0, order, inner)
+                for_z = inner + for_z
+            for_theta[:, block] = x @ for_z
+        return None, None, for_theta, for_bias, for_slope
+
+
+class MeanLayer(nn.Module):
+    """DGI's mean pooling with skip: PReLU([own Theta', mean Theta] + bias), half of the columns each.
+
+    (m, f) own rows, (m, f) means over closed neighbourhoods -> (m, hidden). Weights Xavier-uniform, bias 0, one slope.
+    """
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        halves = hidden // 2, hidden - hidden // 2
+        self.own, self.mean = (nn.Parameter(nn.init.xavier_uniform_(torch.empty(features, half))) for half in halves)
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.slope = nn.Parameter(torch.full((1,), 0.25))
+
+    def forward(self, own: Tensor, mean: Tensor) -> Tensor:
+        return prelu(torch.cat([own @ self.own, mean @ self.mean], 1) + self.bias, self.slope)
+
+
+class MeanSkip(nn.Module):
+    """DGI's encoder of sampled patches (Reddit): a `MeanLayer` for each level of the sample."""
+
+    def __init__(self, features: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MeanLayer(features if k == 0 else hidden, hidden) for k in range(layers))
+
+    def forward(self, x: Tensor, source: Any) -> Tensor:
+        """x: (n, f) features; source: `Patches` -> (centres, hidden), or `Whole` -> (n, hidden)."""
+        h = None
+        for layer in self.layers:
+            h = layer(*source.pair(x, h))
+        assert h is not None
+        return h
+
+
+class MeanDense(nn.Module):
+    """DGI's encoder of many graphs (PPI): three mean-pooling layers, MP(Z) = D^-1 (A + I) Z Theta, with dense skips.
+
+    H1 = s(MP1(X)), H2 = s(MP2(H1 + X W)), H3 = s(MP3(H2 + H1 + X W)) with s a PReLU of one slope.
+    """
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        sizes = [(features, hidden), (hidden, hidden), (hidden, hidden)]
+        self.thetas = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(size)) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(hidden) for _ in sizes)
+        self.slopes = nn.ParameterList(torch.full((1,), 0.25) for _ in sizes)
+        self.skip = nn.Parameter(nn.init.xavier_uniform_(torch.empty(features, hidden)))
+
+    def forward(self, x: Tensor, adjacency: Sparse, degree: Tensor) -> Tensor:
+        """x: (n, f); adjacency: (n, n) sum over neighbours; degree: (n,) -> (n, hidden)."""
+        scale = 1 / (degree[:, None].to(x.dtype) + 1)
+        skip, given, found = x @ self.skip, x, []
+        for theta, bias, slope in zip(self.thetas, self.biases, self.slopes, strict=True):
+            z = given @ theta
+            found.append(prelu((z + spmm(adjacency, z)) * scale + bias, slope))
+            given = skip + sum(found)
+        return found[-1]

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         few_label_split,
         linear_probe,
         softmax_probe,
+        svm_folds,
     )
     from gen_core.evaluation.ranking import (
         ranking_metrics,
@@ -112,6 +113,7 @@ __all__ = [
     "sap",
     "sap_svm",
     "softmax_probe",
+    "svm_folds",
     "top_k",
 ]
 _HOMES = {
@@ -167,6 +169,7 @@ _HOMES = {
         "few_label_split",
         "linear_probe",
         "softmax_probe",
+        "svm_folds",
     ],
     "ranking": [
         "ranking_metrics",

@@ -44,6 +44,8 @@ class Domain:
     """The recipe that `gen demo` runs, "method/recipe"."""
     protocol_default: str = ""
     """Evaluates runs on data that no recipe of the method names."""
+    protocol_of: Mapping[str, str] = field(default_factory=dict[str, str])
+    """method name -> the protocol in its place, for methods that are evaluated otherwise"""
     data_options: Mapping[str, str] = field(default_factory=dict[str, str])
     """Further files of the user's own data, `--features x.npy`: name -> help text."""
     verbs: tuple[str, ...] = ()
@@ -69,6 +71,10 @@ class Domain:
             raise UsageError(nearest(name, self.methods, f"{self.command} method"))
         module, _, attribute = self.methods[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def own_protocol(self, method: str) -> str:
+        """The protocol of a run on the user's own data."""
+        return self.protocol_of.get(method, self.protocol_default)
 
     def protocol(self, name: str) -> Any:
         """The evaluation function of that name (dashes for underscores) in the domain's `protocols` module."""

@@ -96,7 +96,7 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
     data = domain.load_data(data_name, **extra)
     name_or_file = data_name if data_name in domain.datasets else _whole(data_name)
     out = options.out or runs.free_name(Path("runs") / f"{method}-{Path(data_name).stem}-s{options.seed}")
-    protocol = recipe.protocol if recipe else recipes.Protocol(name=domain.protocol_default)
+    protocol = recipe.protocol if recipe else recipes.Protocol(name=domain.own_protocol(method))
     header = {
         "domain": domain.name,
         "method": method,

@@ -23,5 +23,5 @@ class RawFeatures(Plain):
 
     def embed(self, data: Data, batch_size: int = 0, **_: Any) -> Tensor:
         """float32 (n, f)."""
-        x = graphs.check(data)[0].float()
+        x = graphs.check(data)[0].to_dense().float()
         return normalize_rows(x) if self.config.normalize_features else x

@@ -1,0 +1,335 @@
+"""Networks for node classification whose every layer also works without the graph: the fully connected twin.
+
+One set of parameters serves both. A backbone is `hidden` (the first layer with its activation) and `head` (the rest),
+each with `aggregate=True` (the GNN) or `False` (the twin, which sees each node by itself).
+"""
+
+import math
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.utils import dropout_edge, is_undirected
+
+from gen_core.harness.errors import UsageError
+from gen_graph.networks import Graph, Sparse
+
+
+class Bags:
+    """A constant (n, m) sparse matrix, row by row, multiplied by `embedding_bag`.
+
+    That is exactly the CSR product, two to three times faster on a CPU with 32-bit places. Other values on the same
+    places (dropout) share the sorting of the transpose.
+    """
+
+    def __init__(self, starts: Tensor, cols: Tensor, values: Tensor, width: int) -> None:
+        self.starts, self.cols, self.values, self.width = starts, cols, values, width
+        self._turned: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, sparse: Sparse) -> Self:
+        matrix = sparse.matrix
+        return cls(matrix.crow_indices().int(), matrix.col_indices().int(), matrix.values(), matrix.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.starts) - 1, self.width
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The row of each entry, int64."""
+        starts = self.starts.long()
+        return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """(2, e) column and row of each entry, int64; of A^: source and target, self-loops included."""
+        return torch.stack([self.cols.long(), self.rows])
+
+    @property
+    def turned(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Starts and columns of the transpose, and where each of its values stands in `values`."""
+        if self._turned is None:
+            order = self.cols.argsort(stable=True)
+            counts = torch.bincount(self.cols, minlength=self.width)
+            starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            self._turned = starts.int(), self.rows[order].int(), order.int()
+        return self._turned
+
+    def take(self, rows: Tensor) -> "Bags":
+        """The rows `rows`, in that order."""
+        begin, sizes = self.starts.long()[rows], self.starts.diff().long()[rows]
+        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        members = torch.arange(int(starts[-1]), device=rows.device) + (begin - starts[:-1]).repeat_interleave(sizes)
+        return Bags(starts.int(), self.cols[members], self.values[members], self.width)
+
+    def drop(self, p: float) -> "Bags":
+        """Dropout of the stored entries: as of the dense matrix, whose zeros stay zeros. p in steps of 2^-16."""
+        kept = round((1 - p) * 65536)
+        count, device = len(self.values), self.values.device
+        # 16 random bits an entry; bernoulli_ takes ten times as long, which is most of a pass.
+        bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
+        mask = bits.view(torch.int16)[:count] < kept - 32768
+        other = Bags(self.starts, self.cols, self.values * (65536 / max(kept, 1)) * mask, self.width)
+        other._turned = self._turned if not torch.is_grad_enabled() else self.turned
+        return other
+
+    def times(self, dense: Tensor) -> Tensor:
+        """(n, m) @ (m, h) -> (n, h), differentiable in `dense`."""
+        return _Times.apply(self, dense)  # pyright: ignore[reportReturnType]
+
+    def to(self, device: torch.device | str) -> "Bags":
+        return Bags(self.starts.to(device), self.cols.to(device), self.values.to(device), self.width)
+
+
+class _Times(torch.autograd.Function):
+    # embedding_bag's own backward sorts anew and adds row by row: fifty times slower than the stored transpose.
+    @staticmethod
+    def forward(ctx: Any, left: Bags, dense: Tensor) -> Tensor:
+        ctx.left = left
+        return _bags(left.cols, dense, left.starts, left.values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        starts, cols, order = ctx.left.turned
+        return None, _bags(cols, grad, starts, ctx.left.values.index_select(0, order))
+
+
+def _bags(cols: Tensor, dense: Tensor, starts: Tensor, values: Tensor) -> Tensor:
+    dense = dense.to(values.dtype).contiguous()
+    return F.embedding_bag(cols, dense, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
+
+
+def times(x: Bags | Tensor, weight: Tensor) -> Tensor:
+    """X W of sparse or dense features."""
+    return x.times(weight) if isinstance(x, Bags) else x @ weight
+
+
+class Hop(NamedTuple):
+    """One aggregation: A^ from the nodes before to those after it, and where the latter stand among the former."""
+
+    matrix: Bags
+    own: Tensor
+
+
+class Scope:
+    """A graph, or the part of it that the outputs at some nodes depend on.
+
+    x: (n, f), features of the nodes in scope, rows of sum 1; hops: the aggregations from these to the outputs; rows:
+    where the outputs that are asked for stand, None for all; edge_index: (2, e), the graph's own edges.
+    """
+
+    def __init__(self, x: Bags | Tensor, hops: tuple[Hop, ...], edge_index: Tensor, rows: Tensor | None = None) -> None:
+        self.x, self.hops, self.edge_index, self.rows = x, hops, edge_index, rows
+
+    @classmethod
+    def of(cls, graph: Graph, hops: int = 1) -> Self:
+        """The whole graph, for `hops` aggregations one after the other."""
+        x = Bags.of(graph.x) if isinstance(graph.x, Sparse) else graph.x
+        hop = Hop(Bags.of(graph.propagation), torch.arange(graph.nodes, device=graph.edge_index.device))
+        return cls(x, (hop,) * hops, graph.edge_index)
+
+    @cached_property
+    def undirected(self) -> bool:
+        return is_undirected(self.edge_index, num_nodes=self.x.shape[0])
+
+    def at(self, rows: Tensor, hops: int | None) -> "Scope":
+        """What `rows` (different nodes of a whole graph) depend on through `hops` aggregations; None: on everything."""
+        if hops is None:
+            return Scope(self.x, self.hops, self.edge_index, rows)
+        matrix = self.hops[0].matrix
+        place = rows.new_zeros(matrix.width, dtype=torch.int32)
+        found: list[Hop] = []
+        for _ in range(hops):
+            part = matrix.take(rows)
+            seen = torch.zeros_like(place, dtype=torch.bool)
+            seen[part.cols.long()] = True
+            before = seen.nonzero()[:, 0]
+            place[before] = torch.arange(len(before), dtype=torch.int32, device=rows.device)
+            local = Bags(part.starts, place[part.cols.long()], part.values, len(before))
+            found.insert(0, Hop(local, place[rows].long()))
+            rows = before
+        x = self.x.take(rows) if isinstance(self.x, Bags) else self.x[rows]
+        return Scope(x, tuple(found), self.edge_index[:, :0])
+
+    def with_edges(self, edge_index: Tensor) -> "Scope":
+        return Scope(self.x, self.hops, edge_index, self.rows)
+
+    def drop(self, p: float, training: bool) -> Bags | Tensor:
+        """The features, with dropout in training."""
+        if not training or p == 0:
+            return self.x
+        return self.x.drop(p) if isinstance(self.x, Bags) else F.dropout(self.x, p)
+
+    def to(self, device: torch.device | str, **_: Any) -> "Scope":
+        """The same on `device`; itself when it is there."""
+        if self.edge_index.device == torch.device(device):
+            return self
+        moved = {id(hop): Hop(hop.matrix.to(device), hop.own.to(device)) for hop in self.hops}
+        rows = None if self.rows is None else self.rows.to(device)
+        return Scope(self.x.to(device), tuple(moved[id(hop)] for hop in self.hops), self.edge_index.to(device), rows)
+
+
+class Settings(NamedTuple):
+    """Published hyper-parameters of a backbone."""
+
+    hidden: int
+    dropout: float
+    learning_rate: float
+    weight_decay: float
+
+
+class Backbone(nn.Module):
+    """Base of backbones. Your own: write `hidden` and `head`; the twin is whatever they do with `aggregate=False`.
+
+    `graph.x` is then dense, (n, f), and `graph.edge_index` (2, e) holds the graph's edges as they stand. With
+    `aggregate=False` there are no edges and x may hold any selection of nodes: each row must depend on itself alone.
+    """
+
+    hops: ClassVar[int | None] = None
+    """Aggregations that an output depends on, where layer k reads `graph.hops[k]` alone; None: the whole graph."""
+    sparse: ClassVar[bool] = False
+    """Whether `graph.x` may be `Bags`."""
+    published: ClassVar[Settings] = Settings(16, 0.5, 0.01, 5e-4)
+
+    def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        """(n, width), the first layer with its activation; Manifold Mixup mixes its rows."""
+        raise NotImplementedError
+
+    def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
+        """(n, width) -> logits (n, classes)."""
+        raise NotImplementedError
+
+    def forward(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        """Logits, (n, classes), or of the nodes that are asked for."""
+        found = self.head(self.hidden(graph, aggregate), graph, aggregate)
+        return found if graph.rows is None else found[graph.rows]
+
+
+class GCN2(Backbone):
+    """A^ relu(A^ drop(X) W1) W2 of Kipf and Welling (2017) as GraphMix has it: no bias, uniform(+-1/sqrt(columns))."""
+
+    hops, sparse = 2, True
+
+    def __init__(self, features: int, hidden: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.first = nn.Parameter(_uniform(features, hidden))
+        self.last = nn.Parameter(_uniform(hidden, classes))
+
+    def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        z = times(graph.drop(self.dropout, self.training), self.first)
+        return F.relu(graph.hops[0].matrix.times(z) if aggregate else z)
+
+    def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
+        z = h @ self.last
+        return graph.hops[-1].matrix.times(z) if aggregate else z
+
+
+def _uniform(rows: int, cols: int) -> Tensor:
+    bound = 1 / math.sqrt(cols)
+    return torch.empty(rows, cols).uniform_(-bound, bound)
+
+
+class GAT(Backbone):
+    """Graph attention of Velickovic et al. (2018): 8 heads, ELU, dropout of inputs and attention in both layers.
+
+    Heads are concatenated in layer 1 and averaged in layer 2 (that paper has 8 there for PubMed, 1 for Cora and
+    CiteSeer). The twin has no attention: W and bias alone. PyG's `GATConv` holds the parameters and attends; repeated
+    edges count once.
+    """
+
+    hops, sparse = 2, True
+    published = Settings(64, 0.6, 0.005, 5e-4)
+    heads: ClassVar[int] = 8
+
+    def __init__(self, features: int, hidden: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        if hidden % self.heads:
+            raise UsageError(f"hidden = {hidden}: must be a multiple of {self.heads}, the heads of GAT")
+        self.dropout = dropout
+        self.first = GATConv(features, hidden // self.heads, self.heads, dropout=dropout)
+        self.last = GATConv(hidden, classes, self.heads, concat=False, dropout=dropout)
+
+    def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        z = times(graph.drop(self.dropout, self.training), _linear(self.first).weight.T)
+        return F.elu(attend(self.first, z, graph.hops[0] if aggregate else None))
+
+    def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
+        z = _linear(self.last)(F.dropout(h, self.dropout, self.training))
+        return attend(self.last, z, graph.hops[-1] if aggregate else None)
+
+
+def _linear(conv: GATConv) -> Linear:
+    assert conv.lin is not None  # it is where sources and targets share their weights
+    return conv.lin
+
+
+def attend(conv: GATConv, z: Tensor, hop: Hop | None) -> Tensor:
+    """What a `GATConv` makes of projected inputs z: (n, heads * width); without a hop, each node attends to itself."""
+    z = z.view(-1, conv.heads, conv.out_channels)
+    if hop is not None:
+        size, target, edges = (len(z), len(hop.own)), z[hop.own], hop.matrix.edges
+        scores = (z * conv.att_src).sum(-1), (target * conv.att_dst).sum(-1)
+        # PyG's own attention and sum.
+        alpha = conv.edge_updater(edges, alpha=scores, edge_attr=None, size=size)
+        z = conv.propagate(edges, x=(z, target), alpha=alpha, size=size)
+    return (z.flatten(1) if conv.concat else z.mean(1)) + conv.bias
+
+
+class UNet(Backbone):
+    """Graph U-Net of Gao and Ji (2019) as in PyG's example: depth 3, 2,000 nodes after the first pooling, then halves.
+
+    Features and edges (0.2) are dropped in training. The twin applies the weights and skips without A and pooling.
+    """
+
+    sparse = True
+    published = Settings(32, 0.92, 0.01, 1e-3)
+    depth: ClassVar[int] = 3
+
+    def __init__(self, features: int, hidden: int, classes: int, dropout: float, nodes: int) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.first = GCNConv(features, hidden, improved=True)
+        # From 1 on PyG takes a ratio as a number of nodes; .9999 of up to 2,000 nodes is all of them.
+        self.rest = GraphUNet(hidden, hidden, classes, self.depth, [min(2000 / nodes, 0.9999), 0.5])
+        self.rest.down_convs[0] = _Same()  # `first` stands in its place, so that features may be sparse
+
+    def forward(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        if aggregate and self.training:  # one draw for the whole pass
+            kept, _ = dropout_edge(graph.edge_index, p=0.2, force_undirected=graph.undirected)
+            graph = graph.with_edges(kept)
+        return super().forward(graph, aggregate)
+
+    def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
+        z = times(graph.drop(self.dropout, self.training), self.first.lin.weight.T)
+        if aggregate:
+            ones = z.new_ones(graph.edge_index.shape[1])  # without weights PyG ignores `improved`
+            edges, weights = gcn_norm(graph.edge_index, ones, len(z), improved=True, dtype=z.dtype)
+            z = self.first.propagate(edges, x=z, edge_weight=weights)
+        return F.relu(z + self.first.bias)
+
+    def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
+        if aggregate:
+            return self.rest(h, graph.edge_index)
+        down, up = (cast("list[GCNConv]", list(convs)) for convs in (self.rest.down_convs, self.rest.up_convs))
+        levels = [h]
+        for conv in down[1:]:
+            levels.append(F.relu(conv.lin(levels[-1]) + conv.bias))
+        x = levels.pop()
+        for conv in up:
+            x = conv.lin(levels.pop() + x) + conv.bias
+            x = F.relu(x) if levels else x
+        return x
+
+
+class _Same(nn.Module):
+    # GraphUNet's first layer where its input is that layer's output already; relu leaves it as it is.
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        return x
