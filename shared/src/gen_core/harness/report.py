@@ -1,5 +1,6 @@
 """Figures and tables that people look at; matplotlib and rich are imported when one is drawn."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,36 @@ def record_curves(record: Mapping[str, Any], folder: Path) -> None:
         axes.set_title(f"{record['method']}/{record['recipe']}: {curve['kind']} of {len(record['seeds'])} seeds, 95 %")
         axes.legend(frameon=False)
         figure.savefig(folder / files[name], dpi=120)
+
+
+def beside_paper(found: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Records of one metric, a row each: method and `claim_against` with their spread over seeds, and the paper's."""
+    figure, axes = _axes(7, 0.5 * len(found) + 1.3)
+    kinds = {"method": ("tab:blue", "o"), "baseline": ("tab:gray", "s"), "paper": ("tab:red", "D")}
+    for row, record in enumerate(found):
+        against = record["baselines"].get(record["claim_against"], {"values": []})
+        points: dict[str, tuple[float, float]] = {}
+        for kind, values in (("method", record["values"]), ("baseline", against["values"])):
+            if len(values):
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                points[kind] = statistics.fmean(values), spread
+        if record["paper"]:
+            points["paper"] = record["paper"]["value"], record["paper"]["std"] or 0.0
+        for kind, (mean, spread) in points.items():
+            place = row + {"method": -0.15, "paper": 0.0, "baseline": 0.15}[kind]
+            colour, marker = kinds[kind]
+            axes.errorbar(mean, place, xerr=spread, color=colour, marker=marker, markersize=5, capsize=2, linewidth=1)
+    names = [f"{record['method']}/{record['recipe']}" for record in found]
+    axes.set_yticks(range(len(found)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    unit = found[0]["unit"]
+    axes.set(xlabel=f"{found[0]['metric']}, {unit}: mean and standard deviation over seeds")
+    for kind, (colour, marker) in kinds.items():
+        label = "the arm that the claim is against" if kind == "baseline" else kind
+        axes.plot([], [], color=colour, marker=marker, linestyle="", label=label)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    figure.savefig(out, dpi=120)
 
 
 def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> None:
