@@ -47,7 +47,7 @@ def few(blocks):
     return data
 
 
-FAST = {"hidden": 4, "learning_rate": 0.1, "ramp_start": 20, "ramp_end": 60}
+FAST = {"hidden": 4, "passes": 3, "learning_rate": 0.1, "ramp_start": 20, "ramp_end": 60}
 """So that something happens within the first hundred steps."""
 
 
@@ -419,23 +419,21 @@ def test_probability_0_is_the_gnn_alone_and_1_the_twin(few, probability, wanted,
 
 
 def test_learns(run_of):
-    """On csbm, seed 0: measured 88 after 200 steps, 31 at the start."""
+    """On csbm, seed 0: measured 88.4 after 200 steps, 20.9 at the start."""
     data = load("csbm")
     untrained = GraphMix()
     untrained.prepare(untrained.measure(data))
     model = GraphMix(GraphMix.Config(steps=200)).fit(data, seed=0, **CPU)
     before, after = (accuracy(run_of(m, data))["accuracy"] for m in (untrained, model))
-    print("csbm", before, after)
     assert after > before + 40
     assert after > 80
 
 
 def test_cora_in_300_steps(gen_data, run_of):
-    """The paper's settings but for length and ramp. Measured, seed 0: 82.0; 84.9 after the whole fit."""
+    """The paper's settings but for length and ramp. Measured, seed 0: 83.6; 84.9 after the whole fit, the GCN 81.0."""
     data = load("cora")
     model = GraphMix(GraphMix.Config(steps=300, ramp_start=75, ramp_end=150)).fit(data, seed=0, **CPU)
-    print("cora", accuracy(run_of(model, data))["accuracy"])
-    assert accuracy(run_of(model, data))["accuracy"] >= 80.5
+    assert accuracy(run_of(model, data))["accuracy"] >= 82
 
 
 # --- networks
@@ -443,13 +441,12 @@ def test_cora_in_300_steps(gen_data, run_of):
 
 @pytest.mark.parametrize("name", ["gat", "unet"])
 def test_other_backbones_learn(few, name, tmp_path, run_of):
-    config = GraphMix.Config(backbone=name, learning_rate=0.05, steps=60, passes=2, ramp_start=20, ramp_end=60)
+    config = GraphMix.Config(backbone=name, learning_rate=0.05, steps=40, passes=2, ramp_start=20, ramp_end=60)
     untrained = GraphMix(config)
     untrained.prepare(untrained.measure(few))
     model = GraphMix(config).fit(few, seed=0, out=tmp_path / "run", **CPU)
     assert torch.equal(GraphMix.load(tmp_path / "run").logits(few), model.logits(few))
     before, after = (accuracy(run_of(m, few))["accuracy"] for m in (untrained, model))
-    print(name, before, after)
     assert after > before + 15
 
 
@@ -603,14 +600,12 @@ def test_config_refuses(wrong):
 
 @pytest.mark.parametrize(
     ("backbone", "precision"),
-    [("gcn", "bf16-mixed"), ("gat", "bf16-mixed"), ("gcn", "64-true"), ("gat", "64-true"), ("unet", "64-true")],
+    [(name, precision) for name in ("gcn", "gat", "unet") for precision in ("bf16-mixed", "64-true")],
 )
 def test_other_precisions_learn_too(few, backbone, precision, run_of):
-    """PyG's U-Net multiplies sparse matrices, which PyTorch cannot in half precision."""
-    config = GraphMix.Config(backbone=backbone, steps=40, passes=1, learning_rate=0.05, ramp_start=20, ramp_end=60)
+    config = GraphMix.Config(backbone=backbone, steps=30, passes=1, learning_rate=0.05, ramp_start=20, ramp_end=60)
     model = GraphMix(config).fit(few, precision=precision, **CPU)
     assert model.logits(few).dtype == torch.float32
-    print(backbone, precision, accuracy(run_of(model, few))["accuracy"])
     assert accuracy(run_of(model, few))["accuracy"] > 70
 
 
@@ -620,7 +615,7 @@ def test_one_way_edges_isolated_nodes_and_no_edge(tiny, backbone):
     for edges in (tiny.edge_index, tiny.edge_index[:, :0]):
         data = copy.copy(tiny)
         data.edge_index = edges
-        model = GraphMix(GraphMix.Config(backbone=backbone, steps=20, passes=2)).fit(data, **CPU)
+        model = GraphMix(GraphMix.Config(backbone=backbone, steps=6, passes=2)).fit(data, **CPU)
         logits = model.logits(data)
         assert bool(logits.isfinite().all())
         assert logits.shape == (12, 3)

@@ -23,18 +23,18 @@ def test_gcn_matrix_is_that_of_gcnconv(edges):
         conv.lin.weight.copy_(torch.eye(5))
         expected = conv(torch.eye(5, dtype=torch.float64), edge_index)
     found = gcn_matrix(edge_index, 5, torch.float64)
-    torch.testing.assert_close(found.matrix.to_dense(), expected)
+    torch.testing.assert_close(found.to_dense(), expected)
     torch.testing.assert_close(found.transpose.to_dense(), expected.T)
 
 
 def test_a_symmetric_matrix_is_stored_once():
-    assert (both := gcn_matrix(torch.tensor([[0, 1], [1, 0]]), 3)).transpose is both.matrix
-    assert (one := gcn_matrix(torch.tensor([[0], [1]]), 3)).transpose is not one.matrix
+    assert (both := gcn_matrix(torch.tensor([[0, 1], [1, 0]]), 3)).transpose is both
+    assert (one := gcn_matrix(torch.tensor([[0], [1]]), 3)).transpose is not one
 
 
 def test_worked_entries():
     # path 0 - 1 - 2: degrees with self-loops 2, 3, 2
-    found = gcn_matrix(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), 3, torch.float64).matrix.to_dense()
+    found = gcn_matrix(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), 3, torch.float64).to_dense()
     a = 6**-0.5
     expected = torch.tensor([[1 / 2, a, 0], [a, 1 / 3, a], [0, a, 1 / 2]], dtype=torch.float64)
     torch.testing.assert_close(found, expected)
@@ -45,8 +45,8 @@ def test_spmm_and_its_gradient():
     left = torch.rand(6, 4, generator=generator, dtype=torch.float64)
     left = left * (left > 0.6)
     right = torch.rand(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(spmm(Sparse.from_dense(left), right), left @ right)
-    assert torch.autograd.gradcheck(lambda r: spmm(Sparse.from_dense(left), r), right)
+    torch.testing.assert_close(spmm(Sparse.of(left), right), left @ right)
+    assert torch.autograd.gradcheck(lambda r: spmm(Sparse.of(left), r), right)
 
 
 def test_prelu_and_its_gradients():
@@ -77,4 +77,4 @@ def test_sparse_and_dense_features_give_the_same_embedding():
 def test_isolated_nodes_have_finite_embeddings(small):
     graph = Graph.of(small.x, small.edge_index, normalize=True)
     assert bool(GCN(4, 3)(graph).isfinite().all())
-    assert graph.propagation.matrix.to_dense()[4].tolist() == [0, 0, 0, 0, 1]
+    assert graph.propagation.to_dense()[4].tolist() == [0, 0, 0, 0, 1]

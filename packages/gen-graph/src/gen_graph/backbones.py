@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
-from torch_geometric.utils import dropout_edge, is_undirected
+from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear, TopKPooling
+from torch_geometric.utils import coalesce, dropout_edge, is_undirected
 
 from gen_core.harness.errors import UsageError
-from gen_graph.networks import Graph, Sparse
+from gen_graph.networks import Graph, Sparse, csr
 
 
 class Bags:
@@ -56,9 +55,7 @@ class Bags:
         """Starts and columns of the transpose, and where each of its values stands in `values`."""
         if self._turned is None:
             order = self.cols.argsort(stable=True)
-            counts = torch.bincount(self.cols, minlength=self.width)
-            starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            self._turned = starts.int(), self.rows[order].int(), order.int()
+            self._turned = _starts(self.cols, self.width), self.rows[order].int(), order.int()
         return self._turned
 
     def take(self, rows: Tensor) -> "Bags":
@@ -134,6 +131,15 @@ class Scope:
         x = Bags.of(graph.x) if isinstance(graph.x, Sparse) else graph.x
         hop = Hop(Bags.of(graph.propagation), torch.arange(graph.nodes, device=graph.edge_index.device))
         return cls(x, (hop,) * hops, graph.edge_index)
+
+    @cached_property
+    def adjacency(self) -> Bags:
+        """A, entry [target, source] the number of edges between them, without self-loops."""
+        dtype = (self.x.values if isinstance(self.x, Bags) else self.x).dtype
+        edges = self.edge_index[:, self.edge_index[0] != self.edge_index[1]]
+        ones = torch.ones(edges.shape[1], dtype=dtype, device=edges.device)
+        edges, counts = coalesce(edges, ones, self.x.shape[0], sort_by_row=False)
+        return Bags(_starts(edges[1], self.x.shape[0]), edges[0].int(), counts, self.x.shape[0])
 
     @cached_property
     def undirected(self) -> bool:
@@ -287,6 +293,7 @@ class UNet(Backbone):
     """Graph U-Net of Gao and Ji (2019) as in PyG's example: depth 3, 2,000 nodes after the first pooling, then halves.
 
     Features and edges (0.2) are dropped in training. The twin applies the weights and skips without A and pooling.
+    PyG's `GraphUNet` holds the parameters and selects; squares of A are made for the selected nodes alone.
     """
 
     sparse = True
@@ -296,10 +303,8 @@ class UNet(Backbone):
     def __init__(self, features: int, hidden: int, classes: int, dropout: float, nodes: int) -> None:
         super().__init__()
         self.dropout = dropout
-        self.first = GCNConv(features, hidden, improved=True)
         # From 1 on PyG takes a ratio as a number of nodes; .9999 of up to 2,000 nodes is all of them.
-        self.rest = GraphUNet(hidden, hidden, classes, self.depth, [min(2000 / nodes, 0.9999), 0.5])
-        self.rest.down_convs[0] = _Same()  # `first` stands in its place, so that features may be sparse
+        self.net = GraphUNet(features, hidden, classes, self.depth, [min(2000 / nodes, 0.9999), 0.5])
 
     def forward(self, graph: Scope, aggregate: bool = True) -> Tensor:
         if aggregate and self.training:  # one draw for the whole pass
@@ -308,28 +313,82 @@ class UNet(Backbone):
         return super().forward(graph, aggregate)
 
     def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
-        z = times(graph.drop(self.dropout, self.training), self.first.lin.weight.T)
-        if aggregate:
-            ones = z.new_ones(graph.edge_index.shape[1])  # without weights PyG ignores `improved`
-            edges, weights = gcn_norm(graph.edge_index, ones, len(z), improved=True, dtype=z.dtype)
-            z = self.first.propagate(edges, x=z, edge_weight=weights)
-        return F.relu(z + self.first.bias)
+        conv = cast(GCNConv, self.net.down_convs[0])
+        z = times(graph.drop(self.dropout, self.training), conv.lin.weight.T)
+        return F.relu((improved(graph.adjacency).times(z) if aggregate else z) + conv.bias)
 
     def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
-        if aggregate:
-            return self.rest(h, graph.edge_index)
-        down, up = (cast("list[GCNConv]", list(convs)) for convs in (self.rest.down_convs, self.rest.up_convs))
-        levels = [h]
-        for conv in down[1:]:
-            levels.append(F.relu(conv.lin(levels[-1]) + conv.bias))
-        x = levels.pop()
-        for conv in up:
-            x = conv.lin(levels.pop() + x) + conv.bias
-            x = F.relu(x) if levels else x
+        a = graph.adjacency
+        mixes = [improved(a) if aggregate else None]  # A^ of each level
+        x, skips, places = h, list[Tensor](), list[Tensor]()
+        for pool, conv in zip(cast("list[TopKPooling]", self.net.pools), list(self.net.down_convs)[1:], strict=True):
+            skips.append(x)
+            if aggregate:
+                chosen = pool.select(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+                assert chosen.weight is not None
+                a = squared(a, chosen.node_index)
+                x = x[chosen.node_index] * chosen.weight[:, None]
+                places.append(chosen.node_index)
+                mixes.append(improved(a))
+            x = F.relu(_convolve(conv, x, mixes[-1]))
+        for conv in self.net.up_convs:
+            if aggregate:
+                x = torch.zeros_like(skips[-1]).index_add(0, places.pop(), x.to(skips[-1].dtype))
+                mixes.pop()
+            x = _convolve(conv, skips.pop() + x, mixes[-1])
+            x = F.relu(x) if skips else x
         return x
 
 
-class _Same(nn.Module):
-    # GraphUNet's first layer where its input is that layer's output already; relu leaves it as it is.
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
-        return x
+def _convolve(conv: nn.Module, x: Tensor, mix: Bags | None) -> Tensor:
+    conv = cast(GCNConv, conv)
+    z = conv.lin(x)
+    return (z if mix is None else mix.times(z)) + conv.bias
+
+
+def improved(a: Bags) -> Bags:
+    """A^ with self-loops of weight 2 (PyG's `improved`) of a weighted graph without any; degrees by target."""
+    degree = a.values.new_full((a.width,), 2.0).index_add_(0, a.rows, a.values)
+    scale = degree.rsqrt()
+    values = a.values * scale[a.rows] * scale[a.cols.long()]
+    return _looped(Bags(a.starts, a.cols, values, a.width), torch.arange(a.width, device=degree.device), 2 / degree)
+
+
+def squared(a: Bags, kept: Tensor) -> Bags:
+    """(A + I)^2 between the nodes `kept`, numbered in that order, without its diagonal."""
+    everyone = torch.arange(a.width, device=kept.device)
+    ones = a.values.new_ones(a.width)
+    left, right = _looped(a.take(kept), kept, ones[kept]), _looped(a, everyone, ones)
+    place = torch.full((a.width,), -1, dtype=torch.int32, device=kept.device)
+    place[kept] = torch.arange(len(kept), dtype=torch.int32, device=kept.device)
+    cols = place[right.cols.long()]
+    right = _only(Bags(right.starts, cols, right.values, len(kept)), cols >= 0)
+    first, second = (csr(b.starts, b.cols, b.values, b.shape) for b in (left, right))
+    with torch.autocast(kept.device.type, enabled=False):  # sparse products know no half precision
+        square = Bags.of(Sparse(first @ second))
+    return _only(square, square.rows != square.cols)
+
+
+def _looped(a: Bags, cols: Tensor, values: Tensor) -> Bags:
+    # one more entry in each row, at its end
+    shift = torch.arange(len(a.starts), device=cols.device)
+    spread, ends = torch.arange(len(a.cols), device=cols.device) + a.rows, a.starts[1:] + shift[:-1]
+
+    def merged(old: Tensor, new: Tensor) -> Tensor:
+        both = old.new_empty(len(old) + len(new))
+        both[spread], both[ends] = old, new
+        return both
+
+    return Bags((a.starts + shift).int(), merged(a.cols, cols.int()), merged(a.values, values), a.width)
+
+
+def _only(a: Bags, mask: Tensor) -> Bags:
+    # the entries where the mask is true
+    before = torch.cat([mask.new_zeros(1, dtype=torch.int32), mask.cumsum(0, dtype=torch.int32)])
+    return Bags(before[a.starts.long()], a.cols[mask], a.values[mask], a.width)
+
+
+def _starts(rows: Tensor, count: int) -> Tensor:
+    # (count + 1,) int32: where each row begins among sorted entries of these rows
+    counts = torch.bincount(rows, minlength=count)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()

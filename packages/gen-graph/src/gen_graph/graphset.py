@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import Rows, Shuffle
-from gen_graph.networks import Sparse, csr
+from gen_graph.networks import Sparse
 
 
 class GraphSet:
@@ -113,7 +113,7 @@ class GraphSet:
         """The sum over neighbours as a matrix, (n, n), entry [target, source] 1 an edge."""
         starts = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])
         ones = torch.ones(len(self.edge_index[0]), dtype=self.x.dtype, device=self.x.device)
-        return Sparse(csr(starts, self.edge_index[0], ones, (self.nodes, self.nodes)))
+        return Sparse(starts, self.edge_index[0], ones, self.nodes)
 
     def select(self, index: Tensor) -> Self:
         """The graphs `index`, in that order, as a set of its own."""

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import Shuffle
-from gen_graph.networks import Sparse, csr, spmm
+from gen_graph.networks import Sparse, spmm
 
 
 class Neighbours:
@@ -154,8 +154,7 @@ class Whole:
     """The whole graph in the place of `Patches`: every layer sees all nodes and all their neighbours."""
 
     def __init__(self, x: Tensor, graph: Neighbours) -> None:
-        n = len(graph.degree)
-        self.adjacency = Sparse(csr(graph.starts, graph.cols, torch.ones(len(graph.cols)).to(x), (n, n)))
+        self.adjacency = Sparse(graph.starts, graph.cols, torch.ones(len(graph.cols)).to(x), len(graph.degree))
         self.degree = graph.degree[:, None].to(x.dtype)
 
     def pair(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -80,8 +80,8 @@ def graphs(
     tested, chosen = (round(part * len(rows)) if isinstance(part, float) else part for part in (test, validation))
     if min(tested, chosen) < 1 or tested + chosen + labelled > len(rows):
         raise UsageError(
-            f"labelled = {labelled}, validation = {validation}, test = {test}: {labelled} + {chosen} + {tested} graphs, "
-            f"but {len(rows)} have a label; each part needs at least 1"
+            f"labelled = {labelled}, validation = {validation}, test = {test}: {labelled} + {chosen} + {tested} "
+            f"graphs, but {len(rows)} have a label; each part needs at least 1"
         )
     pool = torch.ones(len(known), dtype=torch.bool)
     pool[rows[: tested + chosen]] = False

@@ -284,11 +284,11 @@ def _squared_hinge(x: Tensor, sign: Tensor, c: float, w: Tensor) -> Tensor:
     ones has the same active rows, it is the minimum of all (Mangasarian 2002; Keerthi and DeCoste 2005).
     """
     linalg: Any = torch.linalg  # has no types
-    sign, score = sign.to(x), x @ w
+    eye, sign, score = torch.eye(len(w), dtype=x.dtype), sign.to(x), x @ w
     active = sign * score < 1
     for _ in range(100):
         rows = x[active]
-        hessian = torch.eye(len(w), dtype=x.dtype) + 2 * c * rows.T @ rows
+        hessian = torch.addmm(eye, rows.T, rows, alpha=2 * c)
         goal = torch.cholesky_solve((2 * c * rows.T @ sign[active])[:, None], linalg.cholesky(hessian))[:, 0]
         step, change = goal - w, x @ goal - score
         if bool(((sign * (score + change) < 1) == active).all()) or step.abs().max() <= 1e-8 * goal.abs().max():

@@ -21,7 +21,7 @@ choices; a sampled mean is weighted so that it has no bias, and `embed` uses all
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,7 @@ class DGI(Method):
         bound: Literal["paper", "dv", "nwj", "tuba", "jsd", "smile", "nce"] = "paper"
         """Objective on the scores: the paper's cross-entropy, or another bound of mutual information."""
 
+    revision: ClassVar[int] = 2
     measure = staticmethod(graphs.spec)
     encoder: nn.Module
 

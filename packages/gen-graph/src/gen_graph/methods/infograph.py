@@ -113,6 +113,9 @@ class InfoGraph(Method):
         if self.config.bound != "paper":
             self.critic = Separable(temperature=0.5)  # cosines: u . v grows with the graph's size, e^(u . v) overflows
 
+    def setup(self, stage: str) -> None:
+        self.training_data = graphs.check_set(self.training_data)  # a list becomes a set once, not every epoch
+
     def batches(self, data: Any, seed: int) -> Any:
         found = GraphSet.of(data)
         if len(found) < 2:
