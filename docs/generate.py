@@ -213,8 +213,8 @@ def graph_tables() -> str:
     r = recorded("benchmarks/graph.json")
     lines = [
         f"`python benchmarks/graph.py`, {r['threads']} thread, torch {r['torch']}. An epoch, ours against PyG: "
-        "the example of DeepGraphInfomax at hidden 512, and InfoGraph as its released code is laid out on PyG's layers, "
-        "both sides 4 layers of 32. Memory is what the epochs hold at most beside code, data and libraries.",
+        "the example of DeepGraphInfomax at hidden 512, and InfoGraph as its released code lays it out, on PyG's "
+        "layers, both sides 4 layers of 32. Memory is what the epochs hold at most beside code, data and libraries.",
         "",
         "| method | data | ours | PyG | time, ours / PyG | memory: ours, PyG | memory, ours / PyG |",
         "|---|---|---|---|---|---|---|",

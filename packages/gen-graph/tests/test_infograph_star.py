@@ -2,6 +2,7 @@
 
 import json
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -492,35 +493,38 @@ class Kill(Callback):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("at", [(3, 1), (5, 0), "end"])
 @pytest.mark.parametrize(("encoder", "kind"), CASES[:2])
-def test_resume_gives_the_same_bits(tmp_path, encoder, kind, at):
-    """The learning rate falls and the best epoch comes before the kill, so that both have to survive it."""
+def test_resume_gives_the_same_bits(tmp_path, encoder, kind):
+    """The learning rate falls and the best epoch comes before the kills, so that both have to survive them."""
     data = some(kind=kind)
     config = InfoGraphStar.Config(
-        **SMALL | {"encoder": encoder, "epochs": 8, "learning_rate": 0.05, "patience": 1, "align_weight": 0.1}
+        **SMALL | {"encoder": encoder, "epochs": 6, "learning_rate": 0.05, "patience": 1, "align_weight": 0.1}
     )
-    straight = InfoGraphStar(config).fit(data, seed=4, out=tmp_path / "a", **CPU)
-    with pytest.raises(RuntimeError, match="killed"):
-        InfoGraphStar(config).fit(data, seed=4, out=tmp_path / "b", callbacks=[Kill(at)], **CPU)
-    again = InfoGraphStar(config).fit(data, seed=4, out=tmp_path / "b", resume=True, **CPU)
-    assert again.lowest == straight.lowest
-    assert states_equal(straight.state_dict(), again.state_dict())
-    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in "ab"]
-    assert lines[0] == lines[1]
+    straight = InfoGraphStar(config).fit(data, seed=0, out=tmp_path / "a", **CPU)
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text()
+    errors = [row["validation"] for row in map(json.loads, lines.splitlines()) if "validation" in row]
+    assert min(errors[:3]) < min(errors[3:])
+    for at in ((3, 1), (4, 0), "end"):
+        out = tmp_path / str(at)
+        with pytest.raises(RuntimeError, match="killed"):
+            InfoGraphStar(config).fit(data, seed=0, out=out, callbacks=[Kill(at)], **CPU)
+        again = InfoGraphStar(config).fit(data, seed=0, out=out, resume=True, **CPU)
+        assert again.lowest == straight.lowest
+        assert states_equal(straight.state_dict(), again.state_dict()), at
+        assert (out / "metrics.jsonl").read_text() == lines
 
 
 def test_learns_a_target_on_edges():
-    """y = 30 + 10 mean(x_0) + 5 sum(bonds of kind 0). Measured: MAE 0.9 against 3.9 for the labelled graphs' mean."""
-    data = some(200)
+    """y = 30 + 10 mean(x_0) + 5 sum(bonds of kind 0). Measured: MAE 3.0 against 6.8 for the labelled graphs' mean."""
+    data = some(150)
     config = InfoGraphStar.Config(
-        hidden=16, layers=2, labelled=100, validation=30, test=60, epochs=60, learning_rate=5e-3, patience=10
+        hidden=16, layers=2, labelled=60, validation=30, test=50, epochs=25, learning_rate=1e-2, patience=10
     )
     model = InfoGraphStar(config).fit(data, seed=0, **CPU)
     labelled, *_, test = model.split(data, 0)
     trivial = (data.y[test] - data.y[labelled].mean()).abs().mean().item()
     found = (torch.tensor(model.predict(data.select(test))["value"]) - data.y[test]).abs().mean().item()
-    assert found < 0.5 * trivial
+    assert found < 0.6 * trivial
 
 
 # --- the object
@@ -647,7 +651,7 @@ def test_graphs_without_a_label_are_in_the_pool_alone(kind):
 # --- bad input
 
 
-def test_bad_data():
+def test_bad_data(monkeypatch):
     data = some(kind="classes")
 
     def fit(graphs, **config):
@@ -676,8 +680,9 @@ def test_bad_data():
         fit(other(data, x=x))
     with pytest.raises(UsageError, match=r"two training graphs, so that one has a negative; got 1"):
         fit(data.select(torch.arange(10)), labelled=1, validation=4, test=5)
-    with pytest.raises(UsageError, match="devices 2"):
-        InfoGraphStar(InfoGraphStar.Config(**SMALL)).fit(data, **CPU | {"devices": 2, "strategy": "ddp_spawn"})
+    monkeypatch.setattr(InfoGraphStar, "trainer", SimpleNamespace(world_size=2))
+    with pytest.raises(UsageError, match=r"devices 2: .*use 1"):
+        InfoGraphStar().setup("fit")
 
 
 def test_predict_and_embed_refuse_other_graphs():
