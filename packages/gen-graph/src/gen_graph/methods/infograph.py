@@ -86,9 +86,9 @@ class InfoGraph(Method):
         hidden: PositiveInt = 32
         """Width of a GIN layer; a graph's embedding has hidden * layers dimensions, also with your own encoder."""
         layers: PositiveInt = 4
-        """GIN layers. The smallest of the paper's grid 4, 8, 12; the released code: 5 by default, 3 in its example."""
+        """GIN layers. 4 as in DGL's example for MUTAG; the released code: 5 by default, 3 in its README's command."""
         learning_rate: PositiveFloat = 1e-2
-        """Adam's learning rate; the released scripts use 1e-2 and 1e-3."""
+        """Adam's learning rate; the released code has no default and tries 1e-2 and 1e-3."""
         batch_size: Annotated[int, Field(ge=2)] = 128
         """Graphs a batch; each node has batch_size - 1 negatives."""
         epochs: PositiveInt = 20
