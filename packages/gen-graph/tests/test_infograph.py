@@ -17,6 +17,7 @@ from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import mix
 from gen_graph import InfoGraph, NodeLabelSum
 from gen_graph.data import load
+from gen_graph.encoders import GIN
 from gen_graph.graphset import GraphSet
 from gen_graph.methods.infograph import local_global_loss
 
@@ -400,6 +401,8 @@ def test_own_encoder(tmp_path):
     assert torch.equal(z, InfoGraph.load(tmp_path / "run", encoder=own()).embed(data))
     with pytest.raises(UsageError, match=r"returned shape \(19, 7\); expected \(19, 6\)"):
         InfoGraph(config, encoder=own(7)).fit(data, **CPU)
+    with pytest.raises(UsageError, match=r"returned shape \(19, 8\); expected \(19, 6\)"):
+        InfoGraph(config, encoder=GIN(3, 4, 2)).fit(data, **CPU)
 
 
 def test_starts_xavier_with_zero_biases():

@@ -112,11 +112,17 @@ def check(data: Data) -> tuple[Tensor, Tensor]:
     low, high = (int(end) for end in edge_index.aminmax()) if edge_index.numel() else (0, 0)
     if low < 0 or high >= len(x):
         raise UsageError(f"data.edge_index holds {low}..{high}; allowed: 0..{len(x) - 1}, the rows of data.x")
-    sparse = x.layout != torch.strided
-    if not bool((x.values() if sparse else x).isfinite().all()):
-        row = "" if sparse else f", row {int((~x.isfinite()).any(dim=1).nonzero()[0])}"
-        raise UsageError(f"data.x{row}: not finite")
+    if (row := _not_finite(x)) is not None:
+        raise UsageError(f"data.x, row {row}: not finite")
     return x, edge_index
+
+
+def _not_finite(x: Tensor) -> int | None:
+    # The first row with NaN or infinity. A finite sum says that there is none, without a copy of x.
+    values = x.values() if x.layout == torch.sparse_csr else x
+    if bool(values.sum().isfinite()) or bool(values.isfinite().all()):
+        return None
+    return int((~x.to_dense().isfinite()).any(dim=1).nonzero()[0])
 
 
 def check_set(graphs: GraphSet | Sequence[Data]) -> GraphSet:
@@ -124,8 +130,7 @@ def check_set(graphs: GraphSet | Sequence[Data]) -> GraphSet:
     if isinstance(graphs, Data):
         raise UsageError("several graphs are needed: a GraphSet or a list of Data; got one Data")
     found = GraphSet.of(graphs)
-    if not bool(found.x.isfinite().all()):
-        row = int((~found.x.isfinite()).any(dim=1).nonzero()[0])
+    if (row := _not_finite(found.x)) is not None:
         raise UsageError(f"graph {int(found.batch[row])}: x is not finite")
     return found
 

@@ -211,12 +211,16 @@ class Graph:
 
         `dense=True` keeps or makes it dense, for encoders that are not ours.
         """
-        x = normalize_rows(x) if normalize else x
         matrix = gcn_matrix(edge_index, x.shape[0], x.dtype)
-        if x.layout == torch.sparse_csr:
-            return cls(x.to_dense() if dense else Sparse.of(x), matrix, edge_index)
-        sparse = not dense and int(x.count_nonzero()) < SPARSE_BELOW * x.numel()
-        return cls(Sparse.of(x) if sparse else x, matrix, edge_index)
+        strided = x.layout == torch.strided
+        if dense or (strided and int(x.count_nonzero()) >= SPARSE_BELOW * x.numel()):
+            x = x if strided else x.to_dense()
+            return cls(normalize_rows(x) if normalize else x, matrix, edge_index)
+        found = Sparse.of(x)  # before it is normalised, so that no dense copy is made
+        if normalize:
+            total = found.values.new_zeros(x.shape[0]).index_add_(0, found.rows, found.values.abs())
+            found = found.with_values(found.values / torch.where(total > 0, total, 1)[found.rows])
+        return cls(found, matrix, edge_index)
 
     @property
     def nodes(self) -> int:

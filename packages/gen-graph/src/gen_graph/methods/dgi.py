@@ -158,7 +158,8 @@ class DGI(Method):
         self.trainer.should_stop |= self.waited >= self.config.patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.config.learning_rate)
+        # fused: without the temporary copies of Theta's size
+        return torch.optim.Adam(self.parameters(), self.config.learning_rate, fused=True)
 
     def forward(self, batch: Graph | GraphSet) -> Tensor:
         """H, (n, hidden)."""
@@ -205,18 +206,18 @@ class DGI(Method):
             raise UsageError("this model was built for one graph; got several: embed them one by one")
         x, edge_index = graphs.check(data)
         if not self.config.batch_size:
-            own = not isinstance(self.encoder, GCN)
-            return Graph.of(self.features_of(x), edge_index, normalize=False, dense=own)
+            x, own = self.features_of(x, normalize=False), not isinstance(self.encoder, GCN)
+            return Graph.of(x, edge_index, normalize=self.config.normalize_features, dense=own)
         x = self.features_of(x.to_dense() if x.layout != torch.strided else x)
         return x, Neighbours(edge_index, len(x))
 
-    def features_of(self, x: Tensor) -> Tensor:
+    def features_of(self, x: Tensor, normalize: bool = True) -> Tensor:
         """x in the weights' precision and, as configured, normalised."""
         expected = (self.spec or {}).get("features")
         if x.shape[1] != expected:
             raise UsageError(f"data.x has {x.shape[1]} features; this model was built for {expected}")
         x = x.to(self.critic.weight.dtype)
-        return normalize_rows(x) if self.config.normalize_features else x
+        return normalize_rows(x) if normalize and self.config.normalize_features else x
 
     @property
     def full_batch(self) -> bool:
