@@ -209,7 +209,7 @@ def loops(model, data, step, seed):
     w1, w2 = model.backbone.first, model.backbone.last
     total = data.x.double().sum(1, keepdim=True)
     x = data.x.double() / total
-    a = gcn_matrix(data.edge_index, 12, torch.float64).matrix.to_dense()
+    a = gcn_matrix(data.edge_index, 12, torch.float64).to_dense()
     labelled = data.train_mask.nonzero()[:, 0].tolist()
     free = [node for node in range(12) if node not in labelled]
     torch.manual_seed(seed)
@@ -281,7 +281,7 @@ def test_alpha_0_does_not_mix(tiny):
 def test_the_gnn_loss_is_cross_entropy_of_the_labelled(tiny):
     model = started(tiny, dropout=0.0)
     x = tiny.x.double() / tiny.x.double().sum(1, keepdim=True)
-    a = gcn_matrix(tiny.edge_index, 12, torch.float64).matrix.to_dense()
+    a = gcn_matrix(tiny.edge_index, 12, torch.float64).to_dense()
     logits = a @ torch.relu(a @ x @ model.backbone.first) @ model.backbone.last
     terms = [-torch.log_softmax(logits[i], 0)[tiny.y[i]] for i in tiny.train_mask.nonzero()[:, 0].tolist()]
     assert model.gnn_loss().item() == pytest.approx((sum(terms) / len(terms)).item(), abs=1e-12)
@@ -336,9 +336,20 @@ class Diary(Callback):
         self.seen.append(pl_module.accuracy)
 
 
+class Ruin(Callback):
+    """From one step on no weight is a number, and every node is of class 0: half of them are right."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if 50 * trainer.current_epoch + batch_idx >= self.step:
+            pl_module.backbone.first.data.fill_(torch.nan)
+
+
 def test_the_last_of_the_best_steps_is_kept(few):
-    diary = Diary()
-    model = GraphMix(GraphMix.Config(**FAST, steps=60)).fit(few, callbacks=[diary], **CPU)
+    diary, config = Diary(), GraphMix.Config(**FAST, steps=60, fcn_probability=0)
+    model = GraphMix(config).fit(few, callbacks=[Ruin(56), diary], **CPU)
     other, rates = copy.deepcopy(model), []
     for weights in diary.weights:
         other.load_state_dict(weights)
@@ -347,7 +358,8 @@ def test_the_last_of_the_best_steps_is_kept(few):
     assert rates == pytest.approx(diary.seen)
     best = [step for step, rate in enumerate(rates) if rate == max(rates)]
     assert len(best) > 1
-    assert rates[0] < max(rates) > rates[-1]
+    assert rates[0] < max(rates)
+    assert best[-1] < 56
     for name, value in model.state_dict().items():
         assert torch.equal(value, diary.weights[best[-1]][name])
         assert not torch.equal(value, diary.weights[best[0]][name])
@@ -384,19 +396,12 @@ def test_resume_gives_the_same_bits(few, tmp_path, at):
 
 
 def test_the_best_weights_survive_a_kill_that_comes_after_them(few, tmp_path):
-    """A step size that spoils everything from the second epoch on: what counts was found before the kill."""
-
-    class Spoil(Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
-            if trainer.current_epoch:
-                trainer.optimizers[0].param_groups[0]["lr"] = 1e4
-
-    config, spoil = GraphMix.Config(**FAST, steps=100, fcn_probability=0.2), Spoil()
-    straight = GraphMix(config).fit(few, out=tmp_path / "a", callbacks=[spoil], **CPU)
+    config, ruin = GraphMix.Config(**FAST, steps=100, fcn_probability=0), Ruin(50)
+    straight = GraphMix(config).fit(few, out=tmp_path / "a", callbacks=[ruin], **CPU)
     with pytest.raises(RuntimeError, match="killed"):
-        GraphMix(config).fit(few, out=tmp_path / "b", callbacks=[spoil, Kill((1, 3))], **CPU)
-    again = GraphMix(config).fit(few, out=tmp_path / "b", resume=True, callbacks=[spoil], **CPU)
-    assert max(float(value.abs().max()) for value in again.state_dict().values()) < 100
+        GraphMix(config).fit(few, out=tmp_path / "b", callbacks=[ruin, Kill((1, 3))], **CPU)
+    again = GraphMix(config).fit(few, out=tmp_path / "b", resume=True, callbacks=[ruin], **CPU)
+    assert again.best_accuracy > 0.6
     for name, value in straight.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
 
@@ -510,7 +515,7 @@ def test_predict_and_embed(tiny):
     assert list(found) == ["id", "class", "score"]
     assert list(found["id"]) == [str(k) for k in range(12)]
     x = tiny.x / tiny.x.sum(1, keepdim=True)
-    a = gcn_matrix(tiny.edge_index, 12).matrix.to_dense()
+    a = gcn_matrix(tiny.edge_index, 12).to_dense()
     h = torch.relu(a @ x @ model.backbone.first)
     p = torch.softmax(a @ h @ model.backbone.last, 1)
     torch.testing.assert_close(model.embed(tiny), h.detach())

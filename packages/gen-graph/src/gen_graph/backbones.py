@@ -11,108 +11,23 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear, TopKPooling
 from torch_geometric.utils import coalesce, dropout_edge, is_undirected
 
 from gen_core.harness.errors import UsageError
-from gen_graph.networks import Graph, Sparse, csr
+from gen_graph.networks import Graph, Sparse, csr, spmm, starts_of
 
 
-class Bags:
-    """A constant (n, m) sparse matrix, row by row, multiplied by `embedding_bag`.
+class Hop:
+    """One aggregation: A^ from the nodes before to those after it, and where the latter stand among the former."""
 
-    That is exactly the CSR product, two to three times faster on a CPU with 32-bit places. Other values on the same
-    places (dropout) share the sorting of the transpose.
-    """
-
-    def __init__(self, starts: Tensor, cols: Tensor, values: Tensor, width: int) -> None:
-        self.starts, self.cols, self.values, self.width = starts, cols, values, width
-        self._turned: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, sparse: Sparse) -> Self:
-        matrix = sparse.matrix
-        return cls(matrix.crow_indices().int(), matrix.col_indices().int(), matrix.values(), matrix.shape[1])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.starts) - 1, self.width
-
-    @cached_property
-    def rows(self) -> Tensor:
-        """The row of each entry, int64."""
-        starts = self.starts.long()
-        return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())
+    def __init__(self, matrix: Sparse, own: Tensor) -> None:
+        self.matrix, self.own = matrix, own
 
     @cached_property
     def edges(self) -> Tensor:
-        """(2, e) column and row of each entry, int64; of A^: source and target, self-loops included."""
-        return torch.stack([self.cols.long(), self.rows])
-
-    @property
-    def turned(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Starts and columns of the transpose, and where each of its values stands in `values`."""
-        if self._turned is None:
-            order = self.cols.argsort(stable=True)
-            self._turned = _starts(self.cols, self.width), self.rows[order].int(), order.int()
-        return self._turned
-
-    def take(self, rows: Tensor) -> "Bags":
-        """The rows `rows`, in that order."""
-        begin, sizes = self.starts.long()[rows], self.starts.diff().long()[rows]
-        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        members = torch.arange(int(starts[-1]), device=rows.device) + (begin - starts[:-1]).repeat_interleave(sizes)
-        return Bags(starts.int(), self.cols[members], self.values[members], self.width)
-
-    def drop(self, p: float) -> "Bags":
-        """Dropout of the stored entries: as of the dense matrix, whose zeros stay zeros. p in steps of 2^-16."""
-        kept = round((1 - p) * 65536)
-        count, device = len(self.values), self.values.device
-        # 16 random bits an entry; bernoulli_ takes ten times as long, which is most of a pass.
-        bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
-        mask = bits.view(torch.int16)[:count] < kept - 32768
-        other = Bags(self.starts, self.cols, self.values * (65536 / max(kept, 1)) * mask, self.width)
-        other._turned = self._turned if not torch.is_grad_enabled() else self.turned
-        return other
-
-    def times(self, dense: Tensor) -> Tensor:
-        """(n, m) @ (m, h) -> (n, h), differentiable in `dense`."""
-        return _Times.apply(self, dense)  # pyright: ignore[reportReturnType]
-
-    def to(self, device: torch.device | str) -> "Bags":
-        return Bags(self.starts.to(device), self.cols.to(device), self.values.to(device), self.width)
-
-
-class _Times(torch.autograd.Function):
-    # embedding_bag's own backward sorts anew and adds row by row: fifty times slower than the stored transpose.
-    @staticmethod
-    def forward(ctx: Any, left: Bags, dense: Tensor) -> Tensor:
-        ctx.left = left
-        return _bags(left.cols, dense, left.starts, left.values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        starts, cols, order = ctx.left.turned
-        return None, _bags(cols, grad, starts, ctx.left.values.index_select(0, order))
-
-
-def _bags(cols: Tensor, dense: Tensor, starts: Tensor, values: Tensor) -> Tensor:
-    dense = dense.to(values.dtype).contiguous()
-    return F.embedding_bag(cols, dense, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
-
-
-def times(x: Bags | Tensor, weight: Tensor) -> Tensor:
-    """X W of sparse or dense features."""
-    return x.times(weight) if isinstance(x, Bags) else x @ weight
-
-
-class Hop(NamedTuple):
-    """One aggregation: A^ from the nodes before to those after it, and where the latter stand among the former."""
-
-    matrix: Bags
-    own: Tensor
+        """(2, e) source and target of each entry, self-loops included, sorted by target."""
+        return torch.stack([self.matrix.cols.long(), self.matrix.rows])
 
 
 class Scope:
@@ -122,24 +37,25 @@ class Scope:
     where the outputs that are asked for stand, None for all; edge_index: (2, e), the graph's own edges.
     """
 
-    def __init__(self, x: Bags | Tensor, hops: tuple[Hop, ...], edge_index: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(
+        self, x: Sparse | Tensor, hops: tuple[Hop, ...], edge_index: Tensor, rows: Tensor | None = None
+    ) -> None:
         self.x, self.hops, self.edge_index, self.rows = x, hops, edge_index, rows
 
     @classmethod
     def of(cls, graph: Graph, hops: int = 1) -> Self:
         """The whole graph, for `hops` aggregations one after the other."""
-        x = Bags.of(graph.x) if isinstance(graph.x, Sparse) else graph.x
-        hop = Hop(Bags.of(graph.propagation), torch.arange(graph.nodes, device=graph.edge_index.device))
-        return cls(x, (hop,) * hops, graph.edge_index)
+        hop = Hop(graph.propagation, torch.arange(graph.nodes, device=graph.edge_index.device))
+        return cls(graph.x, (hop,) * hops, graph.edge_index)
 
     @cached_property
-    def adjacency(self) -> Bags:
+    def adjacency(self) -> Sparse:
         """A, entry [target, source] the number of edges between them, without self-loops."""
-        dtype = (self.x.values if isinstance(self.x, Bags) else self.x).dtype
+        dtype = (self.x.values if isinstance(self.x, Sparse) else self.x).dtype
         edges = self.edge_index[:, self.edge_index[0] != self.edge_index[1]]
         ones = torch.ones(edges.shape[1], dtype=dtype, device=edges.device)
         edges, counts = coalesce(edges, ones, self.x.shape[0], sort_by_row=False)
-        return Bags(_starts(edges[1], self.x.shape[0]), edges[0].int(), counts, self.x.shape[0])
+        return Sparse(starts_of(edges[1], self.x.shape[0]), edges[0], counts, self.x.shape[0])
 
     @cached_property
     def undirected(self) -> bool:
@@ -153,25 +69,25 @@ class Scope:
         place = rows.new_zeros(matrix.width, dtype=torch.int32)
         found: list[Hop] = []
         for _ in range(hops):
-            part = matrix.take(rows)
+            part = take(matrix, rows)
             seen = torch.zeros_like(place, dtype=torch.bool)
             seen[part.cols.long()] = True
             before = seen.nonzero()[:, 0]
             place[before] = torch.arange(len(before), dtype=torch.int32, device=rows.device)
-            local = Bags(part.starts, place[part.cols.long()], part.values, len(before))
+            local = Sparse(part.starts, place[part.cols.long()], part.values, len(before))
             found.insert(0, Hop(local, place[rows].long()))
             rows = before
-        x = self.x.take(rows) if isinstance(self.x, Bags) else self.x[rows]
+        x = take(self.x, rows) if isinstance(self.x, Sparse) else self.x[rows]
         return Scope(x, tuple(found), self.edge_index[:, :0])
 
     def with_edges(self, edge_index: Tensor) -> "Scope":
         return Scope(self.x, self.hops, edge_index, self.rows)
 
-    def drop(self, p: float, training: bool) -> Bags | Tensor:
+    def drop(self, p: float, training: bool) -> Sparse | Tensor:
         """The features, with dropout in training."""
         if not training or p == 0:
             return self.x
-        return self.x.drop(p) if isinstance(self.x, Bags) else F.dropout(self.x, p)
+        return drop(self.x, p) if isinstance(self.x, Sparse) else F.dropout(self.x, p)
 
     def to(self, device: torch.device | str, **_: Any) -> "Scope":
         """The same on `device`; itself when it is there."""
@@ -180,6 +96,24 @@ class Scope:
         moved = {id(hop): Hop(hop.matrix.to(device), hop.own.to(device)) for hop in self.hops}
         rows = None if self.rows is None else self.rows.to(device)
         return Scope(self.x.to(device), tuple(moved[id(hop)] for hop in self.hops), self.edge_index.to(device), rows)
+
+
+def take(x: Sparse, rows: Tensor) -> Sparse:
+    """The rows `rows`, in that order."""
+    begin, sizes = x.starts.long()[rows], x.starts.diff().long()[rows]
+    starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    members = torch.arange(int(starts[-1]), device=rows.device) + (begin - starts[:-1]).repeat_interleave(sizes)
+    return Sparse(starts, x.cols[members], x.values[members], x.width)
+
+
+def drop(x: Sparse, p: float) -> Sparse:
+    """Dropout of the stored entries: as of the dense matrix, whose zeros stay zeros. p in steps of 2^-16."""
+    kept = round((1 - p) * 65536)
+    count, device = len(x.values), x.values.device
+    # 16 random bits an entry; bernoulli_ takes ten times as long, which would be most of a pass.
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
+    mask = bits.view(torch.int16)[:count] < kept - 32768
+    return x.with_values(x.values * (65536 / max(kept, 1)) * mask)
 
 
 class Settings(NamedTuple):
@@ -201,7 +135,7 @@ class Backbone(nn.Module):
     hops: ClassVar[int | None] = None
     """Aggregations that an output depends on, where layer k reads `graph.hops[k]` alone; None: the whole graph."""
     sparse: ClassVar[bool] = False
-    """Whether `graph.x` may be `Bags`."""
+    """Whether `graph.x` may be `Sparse`."""
     published: ClassVar[Settings] = Settings(16, 0.5, 0.01, 5e-4)
 
     def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
@@ -230,12 +164,12 @@ class GCN2(Backbone):
         self.last = nn.Parameter(_uniform(hidden, classes))
 
     def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
-        z = times(graph.drop(self.dropout, self.training), self.first)
-        return F.relu(graph.hops[0].matrix.times(z) if aggregate else z)
+        z = spmm(graph.drop(self.dropout, self.training), self.first)
+        return F.relu(spmm(graph.hops[0].matrix, z) if aggregate else z)
 
     def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
         z = h @ self.last
-        return graph.hops[-1].matrix.times(z) if aggregate else z
+        return spmm(graph.hops[-1].matrix, z) if aggregate else z
 
 
 def _uniform(rows: int, cols: int) -> Tensor:
@@ -264,7 +198,7 @@ class GAT(Backbone):
         self.last = GATConv(hidden, classes, self.heads, concat=False, dropout=dropout)
 
     def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
-        z = times(graph.drop(self.dropout, self.training), _linear(self.first).weight.T)
+        z = spmm(graph.drop(self.dropout, self.training), _linear(self.first).weight.T)
         return F.elu(attend(self.first, z, graph.hops[0] if aggregate else None))
 
     def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
@@ -281,7 +215,7 @@ def attend(conv: GATConv, z: Tensor, hop: Hop | None) -> Tensor:
     """What a `GATConv` makes of projected inputs z: (n, heads * width); without a hop, each node attends to itself."""
     z = z.view(-1, conv.heads, conv.out_channels)
     if hop is not None:
-        size, target, edges = (len(z), len(hop.own)), z[hop.own], hop.matrix.edges
+        size, target, edges = (len(z), len(hop.own)), z[hop.own], hop.edges
         scores = (z * conv.att_src).sum(-1), (target * conv.att_dst).sum(-1)
         # PyG's own attention and sum.
         alpha = conv.edge_updater(edges, alpha=scores, edge_attr=None, size=size)
@@ -314,8 +248,8 @@ class UNet(Backbone):
 
     def hidden(self, graph: Scope, aggregate: bool = True) -> Tensor:
         conv = cast(GCNConv, self.net.down_convs[0])
-        z = times(graph.drop(self.dropout, self.training), conv.lin.weight.T)
-        return F.relu((improved(graph.adjacency).times(z) if aggregate else z) + conv.bias)
+        z = spmm(graph.drop(self.dropout, self.training), conv.lin.weight.T)
+        return F.relu((spmm(improved(graph.adjacency), z) if aggregate else z) + conv.bias)
 
     def head(self, h: Tensor, graph: Scope, aggregate: bool = True) -> Tensor:
         a = graph.adjacency
@@ -340,36 +274,36 @@ class UNet(Backbone):
         return x
 
 
-def _convolve(conv: nn.Module, x: Tensor, mix: Bags | None) -> Tensor:
+def _convolve(conv: nn.Module, x: Tensor, mix: Sparse | None) -> Tensor:
     conv = cast(GCNConv, conv)
     z = conv.lin(x)
-    return (z if mix is None else mix.times(z)) + conv.bias
+    return (z if mix is None else spmm(mix, z)) + conv.bias
 
 
-def improved(a: Bags) -> Bags:
+def improved(a: Sparse) -> Sparse:
     """A^ with self-loops of weight 2 (PyG's `improved`) of a weighted graph without any; degrees by target."""
     degree = a.values.new_full((a.width,), 2.0).index_add_(0, a.rows, a.values)
     scale = degree.rsqrt()
     values = a.values * scale[a.rows] * scale[a.cols.long()]
-    return _looped(Bags(a.starts, a.cols, values, a.width), torch.arange(a.width, device=degree.device), 2 / degree)
+    return _looped(Sparse(a.starts, a.cols, values, a.width), torch.arange(a.width, device=degree.device), 2 / degree)
 
 
-def squared(a: Bags, kept: Tensor) -> Bags:
+def squared(a: Sparse, kept: Tensor) -> Sparse:
     """(A + I)^2 between the nodes `kept`, numbered in that order, without its diagonal."""
     everyone = torch.arange(a.width, device=kept.device)
     ones = a.values.new_ones(a.width)
-    left, right = _looped(a.take(kept), kept, ones[kept]), _looped(a, everyone, ones)
+    left, right = _looped(take(a, kept), kept, ones[kept]), _looped(a, everyone, ones)
     place = torch.full((a.width,), -1, dtype=torch.int32, device=kept.device)
     place[kept] = torch.arange(len(kept), dtype=torch.int32, device=kept.device)
     cols = place[right.cols.long()]
-    right = _only(Bags(right.starts, cols, right.values, len(kept)), cols >= 0)
+    right = _only(Sparse(right.starts, cols, right.values, len(kept)), cols >= 0)
     first, second = (csr(b.starts, b.cols, b.values, b.shape) for b in (left, right))
     with torch.autocast(kept.device.type, enabled=False):  # sparse products know no half precision
-        square = Bags.of(Sparse(first @ second))
+        square = Sparse.of(first @ second)
     return _only(square, square.rows != square.cols)
 
 
-def _looped(a: Bags, cols: Tensor, values: Tensor) -> Bags:
+def _looped(a: Sparse, cols: Tensor, values: Tensor) -> Sparse:
     # one more entry in each row, at its end
     shift = torch.arange(len(a.starts), device=cols.device)
     spread, ends = torch.arange(len(a.cols), device=cols.device) + a.rows, a.starts[1:] + shift[:-1]
@@ -379,16 +313,10 @@ def _looped(a: Bags, cols: Tensor, values: Tensor) -> Bags:
         both[spread], both[ends] = old, new
         return both
 
-    return Bags((a.starts + shift).int(), merged(a.cols, cols.int()), merged(a.values, values), a.width)
+    return Sparse(a.starts + shift, merged(a.cols, cols.int()), merged(a.values, values), a.width)
 
 
-def _only(a: Bags, mask: Tensor) -> Bags:
+def _only(a: Sparse, mask: Tensor) -> Sparse:
     # the entries where the mask is true
     before = torch.cat([mask.new_zeros(1, dtype=torch.int32), mask.cumsum(0, dtype=torch.int32)])
-    return Bags(before[a.starts.long()], a.cols[mask], a.values[mask], a.width)
-
-
-def _starts(rows: Tensor, count: int) -> Tensor:
-    # (count + 1,) int32: where each row begins among sorted entries of these rows
-    counts = torch.bincount(rows, minlength=count)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    return Sparse(before[a.starts.long()], a.cols[mask], a.values[mask], a.width)
