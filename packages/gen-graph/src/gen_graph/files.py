@@ -211,9 +211,13 @@ def from_tu(folder: Path, *, attributes: bool = True) -> GraphSet:
 
     `<name>_A.txt` (rows "i, j"), `<name>_graph_indicator.txt` (a graph's number a node), and where there are any
     `_graph_labels.txt` (classes, any integers, numbered in their order) or `_graph_attributes.txt` (the first column is
-    a float target), `_node_labels.txt` (one column each, one-hot), `_node_attributes.txt` (numbers; left out where
-    `attributes` is False, as PyG does by default). Nodes without any of the last two get the constant 1.
+    a float target), `_node_labels.txt` and `_edge_labels.txt` (one column each, one-hot), `_node_attributes.txt` and
+    `_edge_attributes.txt` (numbers). `attributes=False` leaves out the last three, node attributes as PyG does by
+    default. Nodes without features get the constant 1. Edges become undirected; of a pair of nodes with several rows
+    the features are averaged.
     """
+    from torch_geometric.utils import remove_self_loops, to_undirected
+
     (edge_file,) = _one(folder, "A")
     name = edge_file.name.removesuffix("_A.txt")
 
@@ -242,13 +246,18 @@ def from_tu(folder: Path, *, attributes: bool = True) -> GraphSet:
         graphs = f"{int(owner[i])} and {int(owner[j])}"
         raise UsageError(f"{edge_file}: row {row + 1}: nodes {i + 1} and {j + 1} belong to different graphs, {graphs}")
 
-    blocks: list[Tensor] = []
-    if attributes and (values := read("node_attributes", np.float32)) is not None:
-        blocks.append(torch.from_numpy(_rows_of(values, len(owner), f"{name}_node_attributes.txt", "nodes")))
-    if (labels := read("node_labels", np.int64)) is not None:
-        for column in torch.from_numpy(_rows_of(labels, len(owner), f"{name}_node_labels.txt", "nodes")).T:
-            blocks.append(torch.nn.functional.one_hot(column - column.min()).float())
-    x = torch.cat(blocks, 1)[order] if blocks else torch.ones(len(owner), 1)
+    def features(what: str, count: int, labels_too: bool) -> Tensor | None:
+        blocks: list[Tensor] = []
+        if attributes and (values := read(f"{what}_attributes", np.float32)) is not None:
+            blocks.append(torch.from_numpy(_rows_of(values, count, f"{name}_{what}_attributes.txt", f"{what}s")))
+        if labels_too and (labels := read(f"{what}_labels", np.int64)) is not None:
+            for column in torch.from_numpy(_rows_of(labels, count, f"{name}_{what}_labels.txt", f"{what}s")).T:
+                blocks.append(torch.nn.functional.one_hot(column - column.min()).float())
+        return torch.cat(blocks, 1) if blocks else None
+
+    x = features("node", len(owner), labels_too=True)
+    x = torch.ones(len(owner), 1) if x is None else x[order]
+    edge_attr = features("edge", edges.shape[1], labels_too=attributes) if edges.numel() else None
 
     y: Tensor | None = None
     if (labels := read("graph_labels", np.int64, 1)) is not None:
@@ -258,7 +267,11 @@ def from_tu(folder: Path, *, attributes: bool = True) -> GraphSet:
         y = torch.from_numpy(_rows_of(values, len(sizes), f"{name}_graph_attributes.txt", "graphs"))[:, 0]
     ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     ids = [str(number) for number in batch.unique().tolist()]
-    return GraphSet(x, undirected(place[edges], len(owner)).flip(0), ptr, y, ids=ids)
+    if edge_attr is None:
+        return GraphSet(x, undirected(place[edges], len(owner)).flip(0), ptr, y, ids=ids)
+    edges, edge_attr = remove_self_loops(place[edges], edge_attr)
+    edges, edge_attr = to_undirected(edges, edge_attr, num_nodes=len(owner), reduce="mean")
+    return GraphSet(x, edges.flip(0), ptr, y, edge_attr, ids)
 
 
 def _one(folder: Path, part: str) -> list[Path]:

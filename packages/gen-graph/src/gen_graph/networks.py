@@ -84,12 +84,6 @@ class Sparse:
         other._turned = self._turned if not torch.is_grad_enabled() else self.turned
         return other
 
-    from_dense = of
-
-    @property
-    def matrix(self) -> Tensor:
-        return csr(self.starts.long(), self.cols.long(), self.values, self.shape)
-
     def to_dense(self) -> Tensor:
         """(n, m)."""
         dense = self.values.new_zeros(self.shape)

@@ -73,6 +73,11 @@ def create(folder: Path, header: dict[str, Any]) -> None:
         raise UsageError(f"--out {folder}: cannot be written ({error})") from None
 
 
+def trained(folder: Path) -> bool:
+    """Whether a run folder holds weights or a checkpoint to go on from."""
+    return (folder / WEIGHTS).exists() or any((folder / LAST.parent).glob("*"))
+
+
 def free_name(base: Path) -> Path:
     """`base`, or `base-2`, `base-3`, ... where it is taken."""
     number, path = 1, base

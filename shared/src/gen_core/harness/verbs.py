@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import shutil
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -135,8 +136,7 @@ def _resume(domain: Domain, folder: Path, target: str) -> int:
     data = domain.load_data(header["data"], **header["data_options"])
     if (found := domain.module("data").checksum(data)) != header["data_sha256"]:
         raise UsageError(f"the data {header['data']} has changed since the run began (sha256 {found[:12]}...)")
-    kept = (folder / runs.WEIGHTS).exists() or any((folder / runs.LAST.parent).glob("*"))
-    print(f"going on with {folder}" + ("" if kept else "; it has no checkpoint yet, so from step 0"))
+    print(f"going on with {folder}" + ("" if runs.trained(folder) else "; it has no checkpoint yet, so from step 0"))
     return _fit_and_finish(domain, folder, data, header)
 
 
@@ -152,6 +152,10 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
         metrics = runs.finish(domain, out, run, recipes.Protocol(**header["protocol"]), started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None
+    except UsageError:
+        if not runs.trained(out):  # so that the corrected command can use the same folder
+            shutil.rmtree(out)
+        raise
     except OSError as error:
         command = f"{domain.command} train --resume {out}"
         raise UsageError(f"{out}: writing failed ({error}); go on with: {command}") from None
