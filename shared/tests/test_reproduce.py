@@ -117,6 +117,16 @@ def test_check_runs_one_seed_again(finished, capsys):
     assert "3 x the record's standard deviation" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("shift", "agrees"), [(0.7, True), (0.8, False)])
+def test_check_of_one_seed_goes_by_the_interval_over_the_test_units(tmp_path, capsys, shift, agrees):
+    record = reproduce.reproduce(DOMAIN, "auto/units", out=tmp_path, say=lambda _: None)
+    low, high = record["baselines"]["untrained"]["gain_ci95"]
+    path = tmp_path / "moved.json"
+    path.write_text(json.dumps(record | {"hardware": "other", "values": [record["values"][0] + shift * (high - low)]}))
+    assert (cli.main(DOMAIN, ["reproduce", "--check", str(path)]) == 0) == agrees
+    assert "3 x a quarter of the record's widest interval" in capsys.readouterr().out
+
+
 def test_a_killed_cell_loses_only_itself_and_the_next_call_mends_it(toy, tmp_path):
     words = ("reproduce", "auto", "--out", tmp_path, "--jobs", "2", "--seeds", "2")
     toy(*words, TOY_KILL_CELL="Auto 1")

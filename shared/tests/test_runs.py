@@ -268,6 +268,16 @@ def test_a_run_folder_is_never_overwritten(run, there, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_a_method_may_have_a_protocol_of_its_own(there, capsys):
+    assert DOMAIN.own_protocol("auto") == "separation"
+    assert cli.main(DOMAIN, ["train", "raw", "--data", "rows", "--out", "r", "--device", "cpu"]) == 0
+    summary = json.loads(Path("r/summary.json").read_text())
+    assert (summary["protocol"]["name"], summary["metrics"]) == ("width", {"width": 8.0})
+    capsys.readouterr()
+    assert cli.main(DOMAIN, ["evaluate", "r", "--protocol", "separation"]) == 0
+    assert "separation: " in capsys.readouterr().out
+
+
 def test_a_run_refused_before_its_first_step_leaves_its_folder_free(there, capsys, monkeypatch):
     def refuse(*_):
         raise UsageError("the graphs have no edges")

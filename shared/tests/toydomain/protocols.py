@@ -3,7 +3,12 @@ import signal
 
 from gen_core.harness.errors import LabelsMissing
 
-__all__ = ["separation"]
+__all__ = ["separation", "width"]
+
+
+def width(run):
+    """How many columns an embedding has."""
+    return {"width": float(run.model.embed(run.data).shape[1])}
 
 
 def separation(run, scale=1.0):

@@ -12,6 +12,7 @@ DOMAIN = Domain(
     },
     demo="auto/rows",
     protocol_default="separation",
+    protocol_of={"raw": "width"},
 )
 
 

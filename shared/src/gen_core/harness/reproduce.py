@@ -289,7 +289,8 @@ def _spread_over_units(record: Mapping[str, Any]) -> float:
 def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = print) -> bool:
     """Run the first seed of a record again; True where it agrees.
 
-    Equal to 1e-6 where hardware, versions and threads are the record's, else within three of its standard deviations.
+    Equal to 1e-6 where hardware, versions and threads are the record's, else within three of its standard deviations;
+    with one seed a quarter of its widest interval over test units stands for these.
     """
     import tempfile
 
@@ -316,8 +317,11 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
     elif domain.interval == "iqm":
         allowed, why = float("inf"), "other hardware or versions: must run and be finite"
     else:
-        spread = statistics.stdev(record["values"]) if len(record["values"]) > 1 else _spread_over_units(record)
-        allowed, why = 3 * spread, "other hardware, versions or threads: 3 x the record's standard deviation"
+        if len(record["values"]) > 1:
+            spread, name = statistics.stdev(record["values"]), "the record's standard deviation"
+        else:
+            spread, name = _spread_over_units(record), "a quarter of the record's widest interval over test units"
+        allowed, why = 3 * spread, f"other hardware, versions or threads: 3 x {name}"
         wanted = statistics.fmean(record["values"])
     holds = math.isfinite(got) and abs(got - wanted) <= allowed
     say(f"{method}/{record['recipe']} seed {seed}: recorded {wanted:.6f}, now {got:.6f}, allowed {allowed:.2g} ({why})")
