@@ -14,12 +14,15 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `gen-graph` does, for both sides
 
 import torch
 import torch.nn.functional as F

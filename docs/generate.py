@@ -260,9 +260,7 @@ def main() -> int:
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     wanted = {ROOT / "docs" / "results.md": page(found), readme: f"{head}{BEGIN}\n{short_table(found)}\n{END}{tail}"}
-    wanted[core] = core_page
-    if (ROOT / "results" / "benchmarks" / "graph.json").exists():
-        wanted[graph] = filled(graph.read_text(), "speed", graph_tables())
+    wanted |= {core: core_page, graph: filled(graph.read_text(), "speed", graph_tables())}
     stale = [path for path, content in wanted.items() if not path.exists() or path.read_text() != content]
     stale += [path for r in found for file in figures(r).values() if not (path := ROOT / "docs" / file).exists()]
     stale += [path for file in overviews(found) if not (path := ROOT / "docs" / file).exists()]

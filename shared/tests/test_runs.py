@@ -268,6 +268,18 @@ def test_a_run_folder_is_never_overwritten(run, there, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_commands_ask_torch_for_huge_pages_unless_told_otherwise(monkeypatch, given, kept):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given or "")
+    if given is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(sys, "argv", ["gen-toy", "list"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(DOMAIN)
+    assert stop.value.code == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == kept
+
+
 def test_a_method_may_have_a_protocol_of_its_own(there, capsys):
     assert DOMAIN.own_protocol("auto") == "separation"
     assert cli.main(DOMAIN, ["train", "raw", "--data", "rows", "--out", "r", "--device", "cpu"]) == 0

@@ -283,13 +283,15 @@ class _GCN(torch.autograd.Function):
             for_z, for_bias[block] = before[0].new_zeros(()), 0
             for full, full_grad, order in zip(before, grads, ctx.orders, strict=True):
                 y, grad = full[:, block].contiguous(), full_grad[:, block].contiguous()
-                inner = torch.ops.aten.threshold_backward(grad, y, 0).lerp_(grad, slope)
-                for_bias[block] += inner.sum(0)
                 for_slope += torch.dot(y.clamp(max=0).flatten(), grad.flatten())
+                inner = torch.ops.aten.threshold_backward(grad, y, 0).lerp_(grad, slope)
+                del y, grad
+                for_bias[block] += inner.sum(0)
                 inner = product(back, inner)
                 if order is not None:
                     inner = torch.empty_like(inner).index_copy_(0, order, inner)
                 for_z = inner + for_z
+                del inner
             for_theta[:, block] = product(x, for_z)
         return None, None, for_theta, for_bias, for_slope
 
