@@ -137,6 +137,20 @@ def test_batches_of_pygs_loader(graph):
         Loaded(Data(n_id=torch.arange(3)), graph.degree)
 
 
+@pytest.mark.parametrize("sampled", [[2, 1, 0], [2, 0, 0]])
+def test_a_hop_of_pygs_loader_may_be_empty(graph, sampled):
+    count = sum(sampled)
+    edges = torch.tensor([[2], [1]])[:, : sampled[1]]
+    batch = Data(n_id=torch.tensor([7, 6, 5])[:count], batch=torch.tensor([0, 1, 1])[:count], edge_index=edges)
+    batch.num_sampled_nodes = sampled
+    tree, x = Loaded(batch, graph.degree), torch.rand(8, 3)
+    own, mean = tree.pair(x, None)
+    assert torch.equal(own, x[[7, 6, 5]][:count])
+    again, _ = tree.pair(x, own)
+    assert torch.equal(again, x[[7, 6]])
+    torch.testing.assert_close(mean[0], x[7])
+
+
 def test_pygs_loader_where_its_library_is_missing(graph, monkeypatch):
     from torch_geometric import typing
 

@@ -121,6 +121,7 @@ class Loaded:
         self.children, self.parents = _held(batch, "edge_index")
         self.ends = torch.tensor(batch.num_sampled_nodes).cumsum(0).tolist()
         self.degree = degree[self.nodes]
+        self.hop = 0  # of the outermost rows that `pair` is given next; a hop may be empty, so that lengths do not tell
 
     def shuffled(self) -> "Loaded":
         """The same trees whose nodes have swapped features, within each patch."""
@@ -133,8 +134,10 @@ class Loaded:
 
     def pair(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
         """Own rows and means of all hops but the last of `h`, (m, f) each; h None: of the features x."""
-        h = x[self.nodes] if h is None else h
-        rows = self.ends[self.ends.index(len(h)) - 1]
+        if h is None:
+            h, self.hop = x[self.nodes], len(self.ends) - 1
+        self.hop -= 1
+        rows = self.ends[self.hop]
         kept = self.parents < rows
         parents, own = self.parents[kept], h[:rows]
         total = torch.zeros_like(own).index_add(0, parents, h[self.children[kept]])
