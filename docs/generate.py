@@ -144,7 +144,8 @@ def bounds_table() -> str:
     matrix = recorded("bounds/bounds.json")
     names = list(dict.fromkeys(name for row in matrix["rows"] for name in row["values"]))
     lines = [
-        f"**{matrix['heading'].capitalize()}.** A dash: not run, or the method has pairs but no matrix of scores to rank in.",
+        f"**{matrix['heading'].capitalize()}.** A dash: not run, or the method has pairs but no matrix of scores to "
+        "rank in.",
         "",
     ]
     lines += ["| method | data | metric | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
