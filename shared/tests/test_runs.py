@@ -302,6 +302,27 @@ def test_a_run_refused_before_its_first_step_leaves_its_folder_free(there, capsy
     assert cli.main(DOMAIN, ["train", "auto", "--out", "r", "--device", "cpu", "--epochs", "1"]) == 0
 
 
+def test_a_refused_resume_and_logged_rows_keep_their_folder(there, monkeypatch):
+    """What this command has not made, and what a first epoch left that ended in an error."""
+
+    def refuse(self, *given):
+        if given[-1]:  # the second batch
+            raise UsageError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Auto, "on_train_batch_start", refuse)
+        assert cli.main(DOMAIN, ["train", "auto", "--out", "r", "--device", "cpu"]) == 2
+    rows = Path("r/metrics.jsonl")
+    assert len(rows.read_text().splitlines()) == 1
+    rows.unlink()
+    Path("r/mine.txt").write_text("a note")
+    with monkeypatch.context() as patch:
+        patch.setattr(Auto, "on_train_batch_start", refuse)
+        assert cli.main(DOMAIN, ["train", "--resume", "r"]) == 2
+    assert Path("r/mine.txt").read_text() == "a note"
+    assert Path("r/config.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

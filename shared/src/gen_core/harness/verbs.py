@@ -113,7 +113,7 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
     }
     runs.create(out, header)
     print(f"training {method} on {data_name} in {out}" + (f" (recipe {method}/{name})" if name else ""))
-    return _fit_and_finish(domain, out, data, header)
+    return _fit_and_finish(domain, out, data, header, made=True)
 
 
 def _whole(value: str) -> str:
@@ -140,7 +140,8 @@ def _resume(domain: Domain, folder: Path, target: str) -> int:
     return _fit_and_finish(domain, folder, data, header)
 
 
-def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]) -> int:
+def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any], *, made: bool = False) -> int:
+    """`made`: by this very command, which takes the folder away again if it refuses before anything is in there."""
     from gen_core.harness import runs
 
     started = time.monotonic()
@@ -153,8 +154,8 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None
     except UsageError:
-        if not runs.trained(out):  # so that the corrected command can use the same folder
-            shutil.rmtree(out)
+        if made and not runs.trained(out) and not (out / runs.METRICS).exists():
+            shutil.rmtree(out)  # so that the corrected command can use the same name
         raise
     except OSError as error:
         command = f"{domain.command} train --resume {out}"
