@@ -15,7 +15,7 @@ from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear, TopKPooling
 from torch_geometric.utils import coalesce, dropout_edge, is_undirected
 
 from gen_core.harness.errors import UsageError
-from gen_graph.networks import Graph, Sparse, csr, spmm, starts_of
+from gen_graph.networks import Graph, Sparse, csr, ranges, spmm, starts_of
 
 
 class Hop:
@@ -100,9 +100,7 @@ class Scope:
 
 def take(x: Sparse, rows: Tensor) -> Sparse:
     """The rows `rows`, in that order."""
-    begin, sizes = x.starts.long()[rows], x.starts.diff().long()[rows]
-    starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    members = torch.arange(int(starts[-1]), device=rows.device) + (begin - starts[:-1]).repeat_interleave(sizes)
+    members, starts = ranges(x.starts.long(), rows)
     return Sparse(starts, x.cols[members], x.values[members], x.width)
 
 

@@ -267,8 +267,6 @@ def from_tu(folder: Path, *, attributes: bool = True) -> GraphSet:
         y = torch.from_numpy(_rows_of(values, len(sizes), f"{name}_graph_attributes.txt", "graphs"))[:, 0]
     ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     ids = [str(number) for number in batch.unique().tolist()]
-    if edge_attr is None:
-        return GraphSet(x, undirected(place[edges], len(owner)).flip(0), ptr, y, ids=ids)
     edges, edge_attr = remove_self_loops(place[edges], edge_attr)
     edges, edge_attr = to_undirected(edges, edge_attr, num_nodes=len(owner), reduce="mean")
     return GraphSet(x, edges.flip(0), ptr, y, edge_attr, ids)

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from gen_core.harness.errors import UsageError
 from gen_core.harness.fitting import Rows, Shuffle
-from gen_graph.networks import Sparse
+from gen_graph.networks import Sparse, ranges
 
 
 class GraphSet:
@@ -118,8 +118,8 @@ class GraphSet:
     def select(self, index: Tensor) -> Self:
         """The graphs `index`, in that order, as a set of its own."""
         index = index.to(self.ptr.device)
-        rows, ptr = _ranges(self.ptr, index)
-        edges, ends = _ranges(self._edges, index)
+        rows, ptr = ranges(self.ptr, index)
+        edges, ends = ranges(self._edges, index)
         shift = (ptr[:-1] - self.ptr[index]).repeat_interleave(ends.diff())
         chosen = type(self)(
             self.x[rows],
@@ -146,14 +146,6 @@ class GraphSet:
     def mean(self, rows: Tensor) -> Tensor:
         """(n, d) one row a node -> (g, d), the mean over each graph's nodes."""
         return self.sum(rows) / self.sizes[:, None]
-
-
-def _ranges(ends: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    # The members of the ranges ends[k]..ends[k + 1] - 1 for k in index, one after the other, and the new ends.
-    sizes = ends[index + 1] - ends[index]
-    new = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    members = torch.arange(int(new[-1]), device=ends.device) + (ends[index] - new[:-1]).repeat_interleave(sizes)
-    return members, new
 
 
 class _Choice(Rows):

@@ -84,6 +84,11 @@ class Sparse:
         other._turned = self._turned if not torch.is_grad_enabled() else self.turned
         return other
 
+    def shares(self) -> Tensor:
+        """(e,) each entry divided by the sum of its row's absolute values; zeros stay."""
+        total = self.values.new_zeros(self.shape[0]).index_add_(0, self.rows, self.values.abs())
+        return self.values / torch.where(total > 0, total, 1)[self.rows]
+
     def to_dense(self) -> Tensor:
         """(n, m)."""
         dense = self.values.new_zeros(self.shape)
@@ -109,6 +114,14 @@ def starts_of(rows: Tensor, count: int) -> Tensor:
     """(count + 1,) where each row begins among sorted entries of these rows."""
     counts = torch.bincount(rows, minlength=count)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def ranges(ends: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The members of the ranges ends[k]..ends[k + 1] - 1 for k in index, one after the other, and the new ends."""
+    sizes = ends[index + 1] - ends[index]
+    new = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    members = torch.arange(int(new[-1]), device=ends.device) + (ends[index] - new[:-1]).repeat_interleave(sizes)
+    return members, new
 
 
 def product(left: Sparse | Tensor, right: Tensor) -> Tensor:
@@ -181,11 +194,7 @@ def normalize_rows(x: Tensor) -> Tensor:
     x: (n, f), dense or torch.sparse_csr; so is the result.
     """
     if x.layout == torch.sparse_csr:
-        counts = x.crow_indices().diff()
-        rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
-        total = x.values().new_zeros(len(counts)).index_add(0, rows, x.values().abs())
-        values = x.values() / torch.where(total > 0, total, 1)[rows]
-        return csr(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
+        return csr(x.crow_indices(), x.col_indices(), Sparse.of(x).shares(), (x.shape[0], x.shape[1]))
     total = x.abs().sum(dim=1, keepdim=True)
     return x / torch.where(total > 0, total, 1)
 
@@ -211,10 +220,7 @@ class Graph:
             x = x if strided else x.to_dense()
             return cls(normalize_rows(x) if normalize else x, matrix, edge_index)
         found = Sparse.of(x)  # before it is normalised, so that no dense copy is made
-        if normalize:
-            total = found.values.new_zeros(x.shape[0]).index_add_(0, found.rows, found.values.abs())
-            found = found.with_values(found.values / torch.where(total > 0, total, 1)[found.rows])
-        return cls(found, matrix, edge_index)
+        return cls(found.with_values(found.shares()) if normalize else found, matrix, edge_index)
 
     @property
     def nodes(self) -> int:
