@@ -1,5 +1,7 @@
 """Backbones against PyG's layers, plain algebra and each other: GNN and twin have one set of weights."""
 
+import resource
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from torch_geometric.utils import remove_self_loops
 
 import gen_graph.backbones
 from gen_core.harness.errors import UsageError
-from gen_graph.backbones import GAT, GCN2, Scope, UNet, drop, take
+from gen_graph.backbones import GAT, GCN2, Scope, UNet, drop, squared, take
 from gen_graph.networks import Graph, Sparse, gcn_matrix, normalize_rows, spmm
 
 NODES, FEATURES, CLASSES = 30, 40, 3
@@ -346,3 +348,20 @@ def test_the_same_device_is_the_same_object():
     assert moved.x.values.device.type == moved.hops[1].matrix.cols.device.type == "meta"
     assert moved.hops[0] is moved.hops[1]
     assert len(moved.hops) == 2
+
+
+def test_squares_of_a_keep_no_memory():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of a process is read as Linux tells it")
+    edges = torch.randint(3000, (2, 12_000), generator=torch.Generator().manual_seed(0))
+    graph = Graph.of(torch.eye(3000), torch.cat([edges, edges.flip(0)], 1), normalize=False)
+    a, kept = Scope.of(graph).adjacency, torch.arange(2000)
+    for _ in range(20):
+        squared(a, kept)
+    before = resident()
+    for _ in range(150):
+        squared(a, kept)
+    assert resident() - before < 30  # torch's own product: above 100

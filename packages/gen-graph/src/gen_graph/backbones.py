@@ -10,12 +10,13 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GraphUNet, Linear, TopKPooling
 from torch_geometric.utils import coalesce, dropout_edge, is_undirected
 
 from gen_core.harness.errors import UsageError
-from gen_graph.networks import Graph, Sparse, csr, ranges, spmm, starts_of
+from gen_graph.networks import Graph, Sparse, ranges, spmm, starts_of
 
 
 class Hop:
@@ -295,10 +296,17 @@ def squared(a: Sparse, kept: Tensor) -> Sparse:
     place[kept] = torch.arange(len(kept), dtype=torch.int32, device=kept.device)
     cols = place[right.cols.long()]
     right = _only(Sparse(right.starts, cols, right.values, len(kept)), cols >= 0)
-    first, second = (csr(b.starts, b.cols, b.values, b.shape) for b in (left, right))
-    with torch.autocast(kept.device.type, enabled=False):  # sparse products know no half precision
-        square = Sparse.of(first @ second)
+    # scipy's product: torch's keeps part of its result for ever, gigabytes in a training of thousands of steps.
+    square: Any = _scipy(left) @ _scipy(right)
+    starts, cols, values = (
+        torch.from_numpy(part).to(kept.device) for part in (square.indptr, square.indices, square.data)
+    )
+    square = Sparse(starts, cols, values, len(kept))
     return _only(square, square.rows != square.cols)
+
+
+def _scipy(a: Sparse) -> Any:
+    return csr_array((a.values.cpu().numpy(), a.cols.cpu().numpy(), a.starts.cpu().numpy()), a.shape)
 
 
 def _looped(a: Sparse, cols: Tensor, values: Tensor) -> Sparse:
