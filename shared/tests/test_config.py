@@ -116,7 +116,7 @@ def test_a_bad_recipe_is_named(table, changes, message):
 def test_arms_lay_a_baseline_of_the_same_method_over_the_recipe_and_let_others_stand_alone(table):
     table()
     _, recipe = recipes.load(DOMAIN, "auto/t")
-    arms = recipes.arms(recipe, {"batch_size": 8})
+    arms = recipes.arms(DOMAIN, recipe, {"batch_size": 8})
     assert list(arms) == ["auto", "raw", "wide", "untrained"]
     assert arms["wide"].config == {"epochs": 2, "batch_size": 8, "hidden": 7}
     assert arms["raw"].config == {}

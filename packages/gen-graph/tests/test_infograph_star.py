@@ -616,8 +616,8 @@ def test_recipes():
     for name in recipes.tables(DOMAIN, "infograph-star"):
         recipe = recipes.load(DOMAIN, f"infograph-star/{name}")[1]
         assert recipe.claim_against == "supervised"
-        baseline = recipes.arms(recipe)["supervised"]
-        own = recipes.arms(recipe)["infograph-star"]
+        baseline = recipes.arms(DOMAIN, recipe)["supervised"]
+        own = recipes.arms(DOMAIN, recipe)["infograph-star"]
         assert baseline.config == own.config | SUPERVISED
 
 

@@ -53,7 +53,7 @@ def test_recipes() -> None:
     }  # fmt: skip
     assert all(len(recipe.seeds) >= 5 and recipe.claim_against in recipe.baselines for recipe in found.values())
     for recipe in found.values():  # the supervised baseline stands alone: its augmentation is written twice
-        for arm in recipes.arms(recipe).values():
+        for arm in recipes.arms(DOMAIN, recipe).values():
             if arm.method == "supervised":
                 for field in ("rotation", "scale", "shift", "noise", "encoder"):
                     assert arm.config.get(field) == recipe.config.get(field)

@@ -60,7 +60,7 @@ def test_recipes_are_valid(capsys):
     assert (name, first.data, first.claim_against) == ("digits", "digits", None)
     assert DOMAIN.datasets[first.data].embedded and DOMAIN.demo == "ce-gzsl/digits"
     record = recipes.load(DOMAIN, "ce-gzsl/cifar100-reduced")[1]
-    arms = recipes.arms(record)
+    arms = recipes.arms(DOMAIN, record)
     assert (record.metric, record.claim_against, len(record.seeds)) == ("H", "f-clswgan", 5)
     assert set(arms) == {"ce-gzsl", "f-clswgan", "no-ins", "no-cls", "ridge"}
     ours, theirs = arms["ce-gzsl"].config, arms["f-clswgan"].config

@@ -5,7 +5,7 @@ DOMAIN = Domain(
     name="toy",
     package="toydomain",
     summary="Rows of numbers, for tests of the harness",
-    methods={"auto": "toydomain.auto:Auto", "raw": "toydomain.raw:Raw"},
+    methods={"auto": "toydomain.auto:Auto", "over": "toydomain.over:Over", "raw": "toydomain.raw:Raw"},
     datasets={
         "rows": Dataset("256 generated rows of 8 numbers in two classes", embedded=True),
         "absent": Dataset("never there", path="absent", how="It cannot be had."),

@@ -8,11 +8,19 @@ if TYPE_CHECKING:
     from gen_vision.methods.baselines.raw import RawPixels
     from gen_vision.methods.baselines.supervised import Supervised
     from gen_vision.methods.contrastive.simclr import SimCLR
+    from gen_vision.methods.vae.beta_vae import BetaVAE
+    from gen_vision.methods.vae.hierarchical import HierarchicalVAE
+    from gen_vision.methods.vae.iwae import IWAE
+    from gen_vision.methods.vae.vae import VAE
 
-__all__ = ["RawPixels", "SimCLR", "Supervised"]
+__all__ = ["IWAE", "VAE", "BetaVAE", "HierarchicalVAE", "RawPixels", "SimCLR", "Supervised"]
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "IWAE": "methods.vae.iwae",
+        "VAE": "methods.vae.vae",
+        "BetaVAE": "methods.vae.beta_vae",
+        "HierarchicalVAE": "methods.vae.hierarchical",
         "RawPixels": "methods.baselines.raw",
         "SimCLR": "methods.contrastive.simclr",
         "Supervised": "methods.baselines.supervised",

@@ -1,6 +1,6 @@
 """Images in memory: registered sets and the user's own folders, as uint8 tensors.
 
-    load("digits" | "mnist" | "mnist-10k" | "cifar10" | "cifar10-4k" | a folder) -> Images
+    load("digits" | "mnist" | "mnist-10k" | "mnist-binary" | "cifar10" | "cifar10-4k" | a folder) -> Images
 
 A folder of one's own may be flat (no labels) or hold one subfolder a class (labels); either form may stand below
 `train/` and `test/`. Images that all have one size of at most 224 on the shorter side are kept as they are. Otherwise
@@ -130,10 +130,13 @@ def unit(images: Tensor, dtype: Any = torch.float32) -> Tensor:
     return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
-def like(images: Tensor, sizes: Mapping[str, Any] | None) -> Tensor:
-    """The images, refused where their channels are not those that a model was built for."""
+def like(images: Tensor, sizes: Mapping[str, Any] | None, sides: bool = False) -> Tensor:
+    """The images, refused where their channels (and their sides, if asked) are not those that a model was built for."""
     if sizes and images.shape[1] != sizes["channels"]:
         raise UsageError(f"data: images have {images.shape[1]} channels, the model was trained on {sizes['channels']}")
+    if sizes and sides and tuple(images.shape[2:]) != (sizes["height"], sizes["width"]):
+        trained = f"{sizes['height']} x {sizes['width']}"
+        raise UsageError(f"data: images are {images.shape[2]} x {images.shape[3]}, the model was trained on {trained}")
     return images
 
 
@@ -190,6 +193,18 @@ def _mnist(train: int | None = None, name: str = "mnist") -> Images:
     return _first(parts[0], parts[1], train, None)
 
 
+def _binary(grey: Images) -> Images:
+    """Each pixel drawn once, 0 or 255, with its grey value as probability; seed 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(images: Tensor) -> Tensor:
+        return torch.bernoulli(images / 255, generator=generator).to(torch.uint8) * 255
+
+    assert grey.test is not None
+    test = replace(grey.test, images=drawn(grey.test.images))
+    return replace(grey, images=drawn(grey.images), test=test)
+
+
 def _cifar10(train: int | None = None, test: int | None = None, name: str = "cifar10") -> Images:
     """torchvision unpickles these files only after their pinned md5 (`CIFAR10._check_integrity`) agreed."""
     from torchvision import datasets
@@ -217,6 +232,7 @@ _REGISTERED = {
     "digits": _digits,
     "mnist": _mnist,
     "mnist-10k": lambda: _mnist(10_000, "mnist-10k"),
+    "mnist-binary": lambda: _binary(_mnist(50_000, "mnist-binary")),
     "cifar10": _cifar10,
     "cifar10-4k": lambda: _cifar10(4_000, 2_000, "cifar10-4k"),
 }

@@ -17,6 +17,10 @@ DOMAIN = Domain(
     summary="Contrastive and self-supervised learning of images",
     methods={
         "simclr": "gen_vision.methods.contrastive.simclr:SimCLR",
+        "vae": "gen_vision.methods.vae.vae:VAE",
+        "beta-vae": "gen_vision.methods.vae.beta_vae:BetaVAE",
+        "iwae": "gen_vision.methods.vae.iwae:IWAE",
+        "hierarchical-vae": "gen_vision.methods.vae.hierarchical:HierarchicalVAE",
         "raw-pixels": "gen_vision.methods.baselines.raw:RawPixels",
         "supervised": "gen_vision.methods.baselines.supervised:Supervised",
     },
@@ -24,6 +28,9 @@ DOMAIN = Domain(
         "digits": Dataset("scikit-learn's digits: 1,352 + 445 grey images of 8 x 8, 10 classes", embedded=True),
         "mnist": Dataset("MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 classes", path="mnist", how=_MNIST),
         "mnist-10k": Dataset("MNIST, the first 10,000 training and all test images", path="mnist", how=_MNIST),
+        "mnist-binary": Dataset(
+            "MNIST, 50,000 training and all test images, each pixel drawn once as a bit", path="mnist", how=_MNIST
+        ),
         "cifar10": Dataset("CIFAR-10: 50,000 + 10,000 RGB images of 32 x 32, 10 classes", path="cifar10", how=_CIFAR10),
         "cifar10-4k": Dataset("CIFAR-10, the first 4,000 training, 2,000 test images", path="cifar10", how=_CIFAR10),
     },

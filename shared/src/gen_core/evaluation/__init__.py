@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         gzsl_accuracy,
         per_class_accuracy,
     )
+    from gen_core.evaluation.latent import active_units, latent_information
     from gen_core.evaluation.ood import (
         OODMetrics,
         energy_score,
@@ -79,6 +80,7 @@ __all__ = [
     "KernelDistance",
     "ManifoldScores",
     "OODMetrics",
+    "active_units",
     "beta_vae_score",
     "clustering_scores",
     "dci",
@@ -98,6 +100,7 @@ __all__ = [
     "kmeans_scores",
     "knn",
     "knn_score",
+    "latent_information",
     "linear_probe",
     "mahalanobis_score",
     "manifold_scores",

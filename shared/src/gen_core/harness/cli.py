@@ -145,7 +145,7 @@ def _parse_with_config(
     if "bound" not in cls.Config.model_fields and _value(argv, "--bound"):
         having = [name for name in domain.methods if "bound" in domain.method(name).Config.model_fields]
         raise UsageError(f"--bound: {method} has none to choose; methods that have: {', '.join(having) or 'none'}")
-    plain, shape = shape, _with_data_options(domain, shape)
+    plain, shape = shape, _with_stages(cls, _with_data_options(domain, shape))
     base = _recipe_config(domain, verb, target, argv)
     file = _value(argv, "--config")
     below = base | (configs.read_toml(Path(file)) if file else {})
@@ -183,6 +183,18 @@ def _with_data_options(domain: Domain, shape: Any) -> Any:
     options = domain.data_options.items()
     extra = [(name, Annotated[str | None, arg(help=text)], field(default=None)) for name, text in options]
     made = dataclasses.make_dataclass(shape.__name__, extra, bases=(shape,), kw_only=True)
+    made.__doc__ = shape.__doc__
+    return made
+
+
+def _with_stages(cls: Any, shape: Any) -> Any:
+    """`--given.PART` for each part of the method that is a method itself."""
+    names = recipes.stage_names(cls) if issubclass(shape, Train) else []
+    text = "a run folder, or a method[/recipe] (default: the recipe's)"
+    more = [
+        (f"given_{n}", Annotated[str | None, arg(name=f"given.{n}", help=text)], field(default=None)) for n in names
+    ]
+    made = dataclasses.make_dataclass(shape.__name__, more, bases=(shape,), kw_only=True) if names else shape
     made.__doc__ = shape.__doc__
     return made
 

@@ -12,6 +12,10 @@ class LabelsMissing(UsageError):
     """The data has no labels and the evaluation needs them: `train` then ends without one, everything else refuses."""
 
 
+class Diverged(UsageError, FloatingPointError):
+    """A term of the objective became NaN or infinite; the message names the term and the step."""
+
+
 def nearest(name: str, allowed: Iterable[str], what: str = "name") -> str:
     """The sentence that helps with a misspelt name.
 

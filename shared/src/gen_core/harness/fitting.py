@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gen_core.harness import weights
-from gen_core.harness.errors import UsageError, nearest
+from gen_core.harness.errors import Diverged, UsageError, nearest
 from gen_core.harness.runs import LAST, METRICS, WEIGHTS, append_row, read_rows, write_rows
 from gen_core.harness.screen import Screen
 
@@ -257,6 +257,8 @@ def run(
         previous, threading.excepthook = threading.excepthook, _no_echo
         try:
             engine.fit(model, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        except Diverged as error:
+            raise Diverged(f"step {engine.fit_loop.epoch_loop.total_batch_idx}: {error}") from None
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into SystemExit(1)
         finally:

@@ -55,6 +55,12 @@ class Method(lightning.LightningModule):
         hints = {name: hint for base in cls.__mro__ for name, hint in inspect.get_annotations(base).items()}
         return sorted(name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, nn.Module))
 
+    @classmethod
+    def stages(cls) -> list[str]:
+        """Names of the parts that are methods themselves: a recipe's `given`, `--given.NAME` on the command line."""
+        hints = {name: hint for base in cls.__mro__ for name, hint in inspect.get_annotations(base).items()}
+        return sorted(name for name in cls.parts() if issubclass(hints[name], Method))
+
     def lacks(self, part: str) -> bool:
         """True where `build` has to make the part, because none was given."""
         return part not in self._modules

@@ -43,13 +43,35 @@ class Paper(_Strict):
     source: str
 
 
+class Stage(_Strict):
+    """A method that is a part of another: `"vae/mnist"`, that recipe's, or a table."""
+
+    method: str = ""
+    """METHOD or METHOD/RECIPE, whose config is then the recipe's."""
+    config: dict[str, Any] = {}
+    """Over the recipe's."""
+    train: bool = True
+    """Whether it is trained first, on the same data and seed; else it is only built, and learns with the method."""
+    given: dict[str, "Stage"] = {}
+    """Its own parts."""
+    run: str | None = None
+    """A finished run in place of all that."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"method": value} if isinstance(value, str) else value
+
+
 class Baseline(_Strict):
-    """An arm beside the method. Of the same method, `config` lies over the recipe's; of another, it stands alone."""
+    """An arm beside the method. Of the same method, `config` and `given` lie over the recipe's; of another, they stand
+    alone."""
 
     method: str | None = None
     config: dict[str, Any] = {}
     protocol: Protocol | None = None
     train: bool = True
+    given: dict[str, Stage] = {}
 
 
 class Recipe(_Strict):
@@ -67,6 +89,8 @@ class Recipe(_Strict):
     """Unit of the test data, such as "users", that intervals pair in place of seeds: for a record of one seed."""
     claim_against: str | None = None
     config: dict[str, Any] = {}
+    given: dict[str, Stage] = {}
+    """The methods that are parts of this one."""
     baselines: dict[str, Baseline] = {}
     paper: Paper | None = None
     minutes: float | None = None
@@ -83,6 +107,7 @@ class Arm(_Strict):
     config: dict[str, Any]
     protocol: Protocol
     train: bool
+    given: dict[str, Stage] = {}
 
 
 def tables(domain: Domain, method: str) -> dict[str, dict[str, Any]]:
@@ -107,12 +132,19 @@ def load(domain: Domain, target: str) -> tuple[str, Recipe]:
     return name, parse(Recipe, {"method": method, **found[name]}, f"recipe {method}/{name}")
 
 
-def arms(recipe: Recipe, overrides: dict[str, Any] | None = None) -> dict[str, Arm]:
+def stage_names(cls: Any) -> list[str]:
+    """The parts of a method that are methods themselves; none of a plain class."""
+    return cls.stages() if hasattr(cls, "stages") else []
+
+
+def arms(domain: Domain, recipe: Recipe, overrides: dict[str, Any] | None = None) -> dict[str, Arm]:
     """The method's own arm under its method's name, then the baselines; `overrides` lie over the method's config."""
+    from gen_core.harness import stages
+
     own = {**recipe.config, **(overrides or {})}
-    found = {
-        recipe.method: Arm(name=recipe.method, method=recipe.method, config=own, protocol=recipe.protocol, train=True)
-    }
+    whole = {part: stages.resolve(domain, stage) for part, stage in recipe.given.items()}
+    name = recipe.method
+    found = {name: Arm(name=name, method=name, config=own, protocol=recipe.protocol, train=True, given=whole)}
     for name, baseline in recipe.baselines.items():
         same = baseline.method in (None, recipe.method)
         found[name] = Arm(
@@ -121,6 +153,8 @@ def arms(recipe: Recipe, overrides: dict[str, Any] | None = None) -> dict[str, A
             config={**own, **baseline.config} if same else baseline.config,
             protocol=baseline.protocol or recipe.protocol,
             train=baseline.train,
+            given=(whole if same else {})
+            | {part: stages.resolve(domain, stage) for part, stage in baseline.given.items()},
         )
     return found
 
@@ -139,9 +173,13 @@ def check(domain: Domain) -> list[str]:
                     raise UsageError(nearest(recipe.claim_against, recipe.baselines, "baseline in claim_against"))
                 if method in recipe.baselines:
                     raise UsageError(f"a baseline may not carry the method's own name {method!r}")
-                for arm in arms(recipe).values():
+                for arm in arms(domain, recipe).values():
                     domain.protocol(arm.protocol.name)
-                    parse(domain.method(arm.method).Config, arm.config, f"arm {arm.name}")
+                    cls = domain.method(arm.method)
+                    parse(cls.Config, arm.config, f"arm {arm.name}")
+                    if unknown := sorted(set(arm.given) - set(stage_names(cls))):
+                        what = "part in given"
+                        raise UsageError(f"arm {arm.name}: " + nearest(unknown[0], stage_names(cls), what))
             except UsageError as error:
                 problems += [f"{where}: {line}" for line in str(error).splitlines()]
     return problems

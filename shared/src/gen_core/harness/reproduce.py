@@ -17,14 +17,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gen_core.harness import config as configs
-from gen_core.harness import recipes, records, runs
+from gen_core.harness import recipes, records, runs, stages
 from gen_core.harness.errors import UsageError
-from gen_core.harness.recipes import Arm, Recipe
+from gen_core.harness.recipes import Arm, Recipe, Stage
 from gen_core.harness.registry import Domain
 
 REVISION = 1  # raised when the core's numbers change: finished cells of other revisions are run again
@@ -48,10 +48,16 @@ class Job:
     threads: int
     figures: Path | None = None
     samples: bool = False
+    stage: Path | None = None
+    """Set where the job only trains a stage for other cells: the stage's folder."""
 
     @property
     def stem(self) -> str:
         return f"{self.arm.name}-{self.seed}"
+
+    def home(self, part: str, stage: Stage) -> Path:
+        """The folder of a stage at this seed, one for all cells that need it."""
+        return self.folder / f"given-{part}-{stages.key(self.domain, stage, [self.data, self.seed, REVISION])}.run"
 
     @property
     def path(self) -> Path:
@@ -88,6 +94,8 @@ def _plan(domain: Domain, arms: Sequence[Arm], data: str) -> dict[str, Any]:
         cls = domain.method(arm.method)
         resolved = configs.parse(cls.Config, arm.config, arm.name).model_dump(mode="json")
         facts = [arm.method, resolved, arm.train, arm.protocol.model_dump(), checksum, cls.revision, REVISION]
+        if arm.given:
+            facts.append({part: stages.facts(domain, stage) for part, stage in arm.given.items()})
         plan["configs"][arm.name] = resolved
         plan["keys"][arm.name] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return plan
@@ -104,7 +112,12 @@ def _cell(job: Job) -> None:
         run = runs.Run(None, job.domain.load_data(job.data), job.seed)
         work = job.folder / f"{job.stem}-{job.key[:8]}.run"
         fit = {"out": work, "resume": True, "progress": False, "logger": "none", **job.options}
-        runs.execute(job.domain, job.arm.method, job.arm.config, run, train=job.arm.train, **fit)
+        if job.stage:
+            fit["out"] = job.stage
+        arm = job.arm
+        runs.execute(job.domain, arm.method, arm.config, run, train=arm.train, given=arm.given, home=job.home, **fit)
+        if job.stage:
+            return
         metrics = runs.evaluate(job.domain, job.arm.protocol, run)
         if job.figures:
             _draw(job, run, work)
@@ -123,6 +136,20 @@ def _cell(job: Job) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _stages(jobs: Sequence[Job]) -> list[Job]:
+    """The stages that these cells need trained first, each once."""
+    found: dict[Path, Job] = {}
+    for job in jobs:
+        for part, stage in job.arm.given.items():
+            home = job.home(part, stage)
+            if stage.train and stage.run is None and not (home / runs.WEIGHTS).exists():
+                name = f"given {part} ({stage.method})"
+                update = {"name": name, "method": stage.method, "config": stage.config, "given": stage.given}
+                arm = job.arm.model_copy(update=update | {"train": True})
+                found[home] = replace(job, arm=arm, stage=home, figures=None, samples=False)
+    return list(found.values())
 
 
 def _draw(job: Job, run: runs.Run, work: Path) -> None:
@@ -233,7 +260,7 @@ def reproduce(
     from gen_core.harness import report
 
     name, recipe = recipes.load(domain, target)
-    arms = recipes.arms(recipe, overrides)
+    arms = recipes.arms(domain, recipe, overrides)
     if overrides:
         name += "".join(f"+{key}={value}" for key, value in sorted(overrides.items())).replace("/", "_")
     chosen = _seeds(recipe, seeds)
@@ -255,7 +282,10 @@ def reproduce(
         return Job(domain, arm, recipe.data, seed, key, folder, dict(options or {}), threads, drawn, samples)
 
     every = [job(arm, seed) for seed in chosen for arm in arms.values()]
-    todo = [cell for cell in every[index::count] if cell.read() is None]
+    mine = every[index::count]
+    if any(stage.train for arm in arms.values() for stage in arm.given.values()):  # a stage is trained by one shard
+        mine = [cell for cell in every if cell.seed in chosen[index::count]]
+    todo = [cell for cell in mine if cell.read() is None]
     minutes = "unknown length (not measured before)"
     if recipe.minutes is not None:
         share = len(todo) / len(recipe.seeds) / len(arms) / jobs
@@ -263,6 +293,10 @@ def reproduce(
         minutes = f"about {whole} minute{'s' if whole > 1 else ''}"
     size = f"{len(every)} cells ({len(arms)} arms x {len(chosen)} seeds)"
     say(f"{recipe.method}/{name}: {size}, {len(todo)} to run here; {minutes}")
+    before = _stages(todo)
+    if before:
+        say(f"first {len(before)} stages, one a seed")
+        _run_all(ctx, before, jobs, say)  # one that fails is tried again by its cells, which then say why
     reasons = _run_all(ctx, todo, jobs, say, ended)
     cells = {(cell.arm.name, cell.seed): found for cell in every if (found := cell.read())}
     if len(cells) < len(every) and count > 1:
@@ -301,7 +335,7 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
         raise UsageError(f"--check {file}: not a record of reproduce ({error!r})") from None
     base = record["recipe"].partition("+")[0]
     _, recipe = recipes.load(domain, f"{method}/{base}")
-    arm = recipes.arms(recipe, record["config"])[method]
+    arm = recipes.arms(domain, recipe, record["config"])[method]
     ctx = context([domain])
     plan = _plan(domain, [arm], recipe.data)
     with tempfile.TemporaryDirectory() as folder:

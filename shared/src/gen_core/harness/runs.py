@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gen_core.harness import config as configs
 from gen_core.harness.errors import LabelsMissing, UsageError
-from gen_core.harness.recipes import Protocol
+from gen_core.harness.recipes import Protocol, Stage
 from gen_core.harness.registry import Domain
+
+if TYPE_CHECKING:
+    from gen_core.harness import stages
 
 CONFIG, METRICS, SUMMARY, WEIGHTS = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
@@ -156,10 +159,27 @@ def origin(domain: Domain, threads: int | None) -> dict[str, Any]:
     return {"hardware": hardware(), "threads": threads, "versions": versions(domain), "commit": commit()}
 
 
-def execute(domain: Domain, method: str, config: dict[str, Any], run: Run, *, train: bool, **fit: Any) -> None:
-    """Build the method and train it on the run's data; `train=False` stops after building."""
+def execute(
+    domain: Domain,
+    method: str,
+    config: dict[str, Any],
+    run: Run,
+    *,
+    train: bool,
+    given: Mapping[str, Stage] | None = None,
+    home: "stages.Home | None" = None,
+    **fit: Any,
+) -> None:
+    """Build the method and train it on the run's data; `train=False` stops after building.
+
+    `given`: stages that its parts are; `home`: where these are trained, see `stages`.
+    """
+    from gen_core.harness.stages import below, provide
+
     cls = domain.method(method)
-    run.model = cls(configs.parse(cls.Config, config, method))
+    home = home or below(Path(fit["out"]) if fit.get("out") else None)
+    parts = provide(domain, given or {}, run, home, fit)
+    run.model = cls(configs.parse(cls.Config, config, method), **parts)
     if train:
         run.model.fit(run.data, seed=run.seed, **fit)
     else:
@@ -209,7 +229,8 @@ def card(domain: Domain, folder: Path, header: dict[str, Any], metrics: dict[str
     cls = domain.method(header["method"])
     about = inspect.cleandoc(inspect.getmodule(cls).__doc__ or cls.__doc__ or "")
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items()) or "| - | not evaluated |"
-    settings = "\n".join(f"| {name} | {value} |" for name, value in header["config"].items())
+    given = {f"given {part}": stage.get("run") or stage["method"] for part, stage in header.get("stages", {}).items()}
+    settings = "\n".join(f"| {name} | {value} |" for name, value in (given | header["config"]).items())
     module, _, name = domain.methods[header["method"]].partition(":")
     protocol = header["protocol"]["name"]
     (folder / "README.md").write_text(

@@ -93,6 +93,7 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
         raise UsageError(f"{method} has no recipe, so it needs --data; known: {', '.join(domain.datasets)}")
     cls = domain.method(method)
     config = configs.parse(cls.Config, (recipe.config if recipe else {}) | overrides, method)
+    given = _given(domain, method, cls, recipe, options)
     extra = {key: value for key in domain.data_options if (value := getattr(options, key))}
     data = domain.load_data(data_name, **extra)
     name_or_file = data_name if data_name in domain.datasets else _whole(data_name)
@@ -109,11 +110,24 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
         "seed": options.seed,
         "protocol": protocol.model_dump(),
         "engine": {key: getattr(options, key) for key in ("device", "devices", "threads", "precision", "logger")},
+        "stages": {part: stage.model_dump() for part, stage in given.items()},
         "config": config.model_dump(),
     }
     runs.create(out, header)
     print(f"training {method} on {data_name} in {out}" + (f" (recipe {method}/{name})" if name else ""))
     return _fit_and_finish(domain, out, data, header, made=True)
+
+
+def _given(domain: Domain, method: str, cls: Any, recipe: recipes.Recipe | None, options: Any) -> dict[str, Any]:
+    """The stages of a training: those of the recipe (own data: of the method's first recipe), with what a flag says."""
+    from gen_core.harness import stages
+
+    found = recipe or (recipes.load(domain, method)[1] if recipes.tables(domain, method) else None)
+    given = dict(found.given) if found else {}
+    for name in recipes.stage_names(cls):
+        if value := getattr(options, f"given_{name}"):
+            given[name] = stages.chosen(domain, value, given.get(name))
+    return {name: stages.resolve(domain, stage) for name, stage in given.items()}
 
 
 def _whole(value: str) -> str:
@@ -148,8 +162,11 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
     run = runs.Run(None, data, header["seed"])
     fit = {"accelerator" if key == "device" else key: value for key, value in header["engine"].items()}
     fit.pop("threads", None)
+    given = {part: recipes.Stage(**stage) for part, stage in header.get("stages", {}).items()}
     try:
-        runs.execute(domain, header["method"], header["config"], run, train=True, out=out, resume=True, **fit)
+        runs.execute(
+            domain, header["method"], header["config"], run, train=True, given=given, out=out, resume=True, **fit
+        )
         metrics = runs.finish(domain, out, run, recipes.Protocol(**header["protocol"]), started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with:\n  {domain.command} train --resume {out}") from None

@@ -1,5 +1,7 @@
 """A model on disk: `model.safetensors` and `config.toml`, written whole or not at all, read without pickle."""
 
+import contextlib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,9 +22,22 @@ M = TypeVar("M", bound="Method")
 
 def save(model: "Method", folder: Path) -> None:
     """Write a model; a killed save leaves the old file."""
-    spec: Mapping[str, Any] = model.spec or {}
-    runs.update_header(folder, type(model), given=model.given, config=model.config.model_dump(), spec=dict(spec))
+    runs.update_header(folder, type(model), **_header(model))
     write(folder / runs.WEIGHTS, model.state_dict())
+
+
+def _header(model: "Method") -> dict[str, Any]:
+    """What a model is rebuilt from; a given part that is a method is described, any other only named."""
+    from gen_core.harness.method import Method
+
+    methods = {name: part for name in model.given if isinstance(part := getattr(model, name), Method)}
+    described = {name: {"class": runs.class_path(type(part))} | _header(part) for name, part in methods.items()}
+    return {
+        "given": [name for name in model.given if name not in methods],
+        "parts": described,
+        "config": model.config.model_dump(),
+        "spec": dict(model.spec or {}),
+    }
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -38,13 +53,34 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load(cls: type[M], folder: Path, given: Mapping[str, nn.Module]) -> M:
     """Rebuild a saved model; every way in which the folder can be wrong is a `UsageError` that says which."""
-    header = runs.header_of(folder, cls)
-    if missing := sorted(set(header.get("given", ())) - set(given)):
-        raise UsageError(f"{folder} was trained with your own {missing}; give it again: load(..., {missing[0]}=module)")
-    model = cls(configs.parse(cls.Config, header.get("config", {}), str(folder / runs.CONFIG)), **given)
-    model.prepare(header.get("spec", {}))
+    model = _built(cls, runs.header_of(folder, cls), folder, given)
     restore(model, folder)
     return model
+
+
+def _built(cls: type[M], header: Mapping[str, Any], folder: Path, given: Mapping[str, nn.Module]) -> M:
+    """A model with the networks of a saved one, whose weights are still to come."""
+    if missing := sorted(set(header.get("given", ())) - set(given)):
+        raise UsageError(f"{folder} was trained with your own {missing}; give it again: load(..., {missing[0]}=module)")
+    inner = {name: part for name, part in header.get("parts", {}).items() if name not in given}
+    made = {name: _built(_class(cls, part["class"], folder), part, folder, {}) for name, part in inner.items()}
+    model = cls(configs.parse(cls.Config, header.get("config", {}), str(folder / runs.CONFIG)), **made, **given)
+    model.prepare(header.get("spec", {}))
+    return model
+
+
+def _class(owner: type["Method"], path: str, folder: Path) -> type["Method"]:
+    """The class of a part, of the owner's own package alone: a run folder must not say what is imported."""
+    from gen_core.harness.method import Method
+
+    module, _, name = path.partition(":")
+    home = owner.__module__.partition(".")[0]
+    if module.partition(".")[0] == home:
+        with contextlib.suppress(ImportError, AttributeError):
+            found = getattr(importlib.import_module(module), name)
+            if isinstance(found, type) and issubclass(found, Method):
+                return found
+    raise UsageError(f"{folder} was trained with a part of class {path}, which is none of {home}; give it to load(...)")
 
 
 def unfinished(folder: Path) -> UsageError:

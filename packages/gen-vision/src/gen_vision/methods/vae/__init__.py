@@ -1,0 +1,1 @@
+"""Variational auto-encoders and what stands on them."""

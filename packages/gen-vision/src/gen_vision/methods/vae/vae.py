@@ -1,0 +1,250 @@
+"""VAE: an encoder's Gaussian posterior and a decoder, trained together on a lower bound of log p(x).
+
+Citation: Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, arXiv 1312.6114; Rezende, Mohamed and
+Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep Generative Models", ICML 2014, arXiv 1401.4082.
+
+An image x is encoded to q(z|x) = N(mu, sigma^2); z = mu + sigma e is decoded to p(x|z); what is minimised is the mean
+over images of -log p(x|z) + KL(q(z|x) || N(0, I)), in nats, summed over pixels and latent dimensions.
+
+Deviations: the KL is exact, as in the paper's appendix B. log sigma^2 is kept within -10 and 10. Defaults are those of
+later practice on MNIST (ReLU, Adam, one sample a step), not the paper's Adagrad. Grey pixels are drawn as bits anew in
+every step; the encoder sees the drawn bits in training and the grey values in `embed` and `reconstruct`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from gen_core.harness.errors import Diverged, UsageError
+from gen_core.harness.fitting import loader
+from gen_core.harness.method import Method
+from gen_vision import data
+from gen_vision.networks.latents import Group, Latents, gaussian, seeded
+from gen_vision.networks.likelihoods import LikelihoodConfig, likelihood
+from gen_vision.networks.vae import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
+from gen_vision.pictures import beside, grid
+
+Choose = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
+"""(k, mean and log-variance of p(z_k | z_<k), context) -> z_k."""
+
+
+class VAE(Method):
+    """`VAE().fit(images).sample(64)`; own networks: `VAE(encoder=net, decoder=net)`.
+
+    encoder: (b, c, h, w) -> (b, 2 d), means and log-variances; decoder: (b, d) -> (b, parameters, h, w), where the
+    Bernoulli likelihood has one logit a channel and the mixture of M logistics 3 M or 10 M numbers a pixel.
+    """
+
+    class Config(LikelihoodConfig):
+        """Hyper-parameters."""
+
+        network: Literal["mlp", "conv"] = "mlp"
+        """Perceptrons, or convolutions of stride 2 with batch norm."""
+        hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (400, 400)
+        """Widths of the encoder's hidden layers (conv: its channels); the decoder mirrors them."""
+        activation: Literal["relu", "tanh", "silu"] = "relu"
+        """Between the layers."""
+        latent: PositiveInt = 50
+        """d, dimensions of z."""
+        batch_size: PositiveInt = 128
+        """Images a step; a smaller data set is one batch."""
+        epochs: PositiveInt = 50
+        """Passes over the images."""
+        learning_rate: PositiveFloat = 1e-3
+        """Adam's learning rate."""
+        decay: Literal["none", "cosine"] = "none"
+        """Learning rate over training: constant, or half a cosine down to 0."""
+
+    measure = staticmethod(data.spec)
+    inputs = staticmethod(data.pixels)
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def build(self, spec: Any) -> None:
+        config, sides = self.config, (spec["height"], spec["width"])
+        self.likelihood = likelihood(config, spec["channels"])
+        make = {"mlp": (mlp_encoder, mlp_decoder), "conv": (conv_encoder, conv_decoder)}[config.network]
+        shapes = (spec["channels"], *sides), (self.likelihood.parameters, *sides)
+        if self.lacks("encoder"):
+            self.encoder = make[0](shapes[0], config.hidden, config.latent, config.activation)
+        if self.lacks("decoder"):
+            self.decoder = make[1](shapes[1], config.hidden, config.latent, config.activation)
+        tried = {"encoder": (shapes[0], (2 * config.latent,)), "decoder": ((config.latent,), shapes[1])}
+        for name, (given, wanted) in tried.items():
+            expect(name, getattr(self, name), given, wanted)
+
+    def batches(self, data: data.Images, seed: int) -> Any:
+        return loader([data.images], min(self.config.batch_size, len(data)), seed, drop_last=True)
+
+    def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
+        x = self.likelihood.observe(data.unit(batch[0], self.dtype))
+        return self.total(self.terms(x, self.infer(x, self.samples_per_step), progress(self)))
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of q(z|x) that the objective needs."""
+        return 1
+
+    def infer(self, x: Tensor, samples: int = 1) -> Latents:
+        """q(z|x) with samples of it, and the decoder's answer; x as the likelihood observes it, (b, c, h, w).
+
+        With `samples` k the rows are k times those of x, one whole batch after the other.
+        """
+        mean, log_variance = (half.repeat(samples, 1) for half in self.posterior(x))
+        z = gaussian(mean, log_variance)
+        return Latents([Group(z, mean, log_variance)], self.decoder(z))
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (b, d) each."""
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        return mean, log_variance.clamp(-10, 10)
+
+    def generate(self, rows: int, choose: Choose) -> Tensor:
+        """The generative path: what the decoder makes of the z that `choose` gives for each group, in turn."""
+        zero = next(self.decoder.parameters()).new_zeros(rows, self.config.latent)
+        return self.decoder(choose(0, zero, zero, None))
+
+    def terms(self, x: Tensor, found: Latents, done: float = 1.0) -> dict[str, Tensor]:
+        """The terms of the loss, nats, means over the batch; they add up to it, and -(reconstruction + kl) is the ELBO.
+
+        `done` is the share of the training that is behind, for terms that are warmed up; 1 is the objective itself.
+        """
+        return {
+            "reconstruction": self.part("reconstruction", self.likelihood.nll, found.parameters, x).mean(),
+            "kl": torch.stack([self.part("kl", Group.kl, group) for group in found.groups]).sum(0).mean(),
+        }
+
+    def part(self, name: str, term: Callable[..., Tensor], *given: Any) -> Tensor:
+        """`term(*given)`; an error with its name where it is not finite."""
+        try:
+            value = term(*given)
+        except ValueError:
+            flat = (t for one in given for t in (one if isinstance(one, tuple) else (one,)) if isinstance(t, Tensor))
+            if all(tensor.isfinite().all() for tensor in flat):
+                raise  # of another kind
+            value = None
+        if value is None or not value.isfinite().all():
+            raise Diverged(f"{name} became NaN or infinite; try a learning_rate below {self.config.learning_rate}")
+        return value
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """The sum of the parts, logged with each of them and the ELBO."""
+        loss = torch.stack(list(parts.values())).sum()
+        elbo = -(parts["reconstruction"] + parts["kl"])
+        self.log_dict({"loss": loss, "elbo": elbo, **parts})
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return optimizer(self, self.config)
+
+    def log_weights(self, x: Tensor, samples: int) -> Tensor:
+        """log p(x, z) - log q(z|x) of `samples` draws, (samples, b), nats; x as the likelihood observes it."""
+        found = self.infer(x, samples)
+        nll = self.likelihood.nll(found.parameters, x.repeat(samples, *[1] * (x.ndim - 1)))
+        ratio = torch.stack([group.log_ratio() for group in found.groups]).sum(0)
+        return -(nll + ratio).view(samples, len(x))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Posterior means: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
+        return self.posterior(self.expected(batch))[0]
+
+    def expected(self, images: Tensor) -> Tensor:
+        """Images, uint8 or in [0, 1], as the encoder sees them where nothing is random."""
+        return self.likelihood.expected(data.unit(data.like(images, self.spec, sides=True), self.dtype).to(self.device))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, seed: int = 0, temperature: float = 1.0, mean: bool = True, batch_size: int = 500
+    ) -> Tensor:
+        """New images, (n, c, h, w) in [0, 1], on the CPU; z from the prior.
+
+        Args:
+            temperature: factor on the prior's standard deviations.
+            mean: E[x|z], as it is commonly shown; without it x is drawn too, which a comparison with data needs.
+        """
+        if n < 1:
+            raise UsageError(f"n = {n}: must be at least 1")
+
+        def choose(_: int, mean: Tensor, log_variance: Tensor, __: Tensor | None) -> Tensor:
+            return gaussian(mean, log_variance, temperature)
+
+        show = self.likelihood.mean if mean else self.likelihood.sample
+        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        with seeded(self, seed):
+            return torch.cat([show(self.generate(rows, choose)).float().cpu() for rows in sizes])
+
+    @torch.no_grad()
+    def reconstruct(self, images: data.Images | Tensor, batch_size: int = 500) -> Tensor:
+        """E[x|z] at the posterior's mean, (n, c, h, w) in [0, 1], on the CPU."""
+        pixels = images.images if isinstance(images, data.Images) else images
+        training = self.training
+        self.eval()
+        found = [self.likelihood.mean(self.rebuild(self.expected(part))).cpu() for part in pixels.split(batch_size)]
+        self.train(training)
+        return torch.cat(found)
+
+    def rebuild(self, x: Tensor) -> Tensor:
+        """The decoder's answer at the posterior's mean."""
+        return self.decoder(self.posterior(x)[0])
+
+    @torch.no_grad()
+    def traverse(self, image: Tensor, dims: int = 10, steps: int = 9, reach: float = 2.5) -> Tensor:
+        """One image, (c, h, w), decoded with one latent dimension at a time moved through [-reach, reach].
+
+        It is those `dims` dimensions of the top group whose posterior is narrowest at the image; groups below follow at
+        their prior's mean. (dims, steps, c, h, w) in [0, 1].
+        """
+        training = self.training
+        self.eval()
+        mean, log_variance = self.posterior(self.expected(image[None]))
+        shape, flat = mean.shape[1:], mean.flatten(1)
+        chosen = log_variance.flatten().argsort()[:dims]
+        z = flat.repeat(len(chosen) * steps, 1)
+        values = torch.linspace(-reach, reach, steps, device=z.device, dtype=z.dtype).repeat(len(chosen))
+        z[torch.arange(len(z)), chosen.repeat_interleave(steps)] = values
+        top = z.view(-1, *shape)
+        found = self.likelihood.mean(self.generate(len(z), lambda k, mean, *_: mean if k else top)).cpu()
+        self.train(training)
+        return found.view(len(chosen), steps, *found.shape[1:])
+
+    def pictures(self) -> dict[str, Tensor]:
+        """What is kept during training: samples, and images above their reconstructions; each (c, height, width)."""
+        images = self.training_data.images[:32]
+        shown = data.unit(images, torch.float32)
+        return {"samples": grid(self.sample(64), 8), "reconstructions": beside(shown, self.reconstruct(images), 8)}
+
+
+def optimizer(model: Method, config: Any) -> Any:
+    """Adam with the schedule that `config.decay` names."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
+    if config.decay == "none":
+        return adam
+    steps = int(model.trainer.estimated_stepping_batches)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, steps))
+    return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def progress(model: Method) -> float:
+    """Share of the training that is behind, from 0 to 1."""
+    return model.trainer.fit_loop.epoch_loop.total_batch_idx / model.trainer.estimated_stepping_batches
+
+
+@torch.no_grad()
+def expect(name: str, net: nn.Module, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Refuse a network that does not map (b, *given) to (b, *wanted); a dry run that leaves it as it was."""
+    like = next(net.parameters(), torch.zeros(()))
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        out = net(torch.zeros(2, *given, dtype=like.dtype, device=like.device))
+    except RuntimeError as error:
+        raise UsageError(f"{name}: does not take shape (b, {', '.join(map(str, given))}): {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if tuple(out.shape) != (2, *wanted):
+        raise UsageError(f"{name}: must map (2, *{given}) to {(2, *wanted)}, gave shape {tuple(out.shape)}")

@@ -1,0 +1,40 @@
+"""Images in rows and columns, as one picture."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+MARGIN = 2
+SMALLEST = 64
+"""Images below this side are enlarged by a whole factor, so that a picture of digits can be seen."""
+
+
+def grid(images: Tensor, columns: int) -> Tensor:
+    """(n, c, h, w) in [0, 1] -> (c, height, width), row by row with white lines between; missing places are white."""
+    factor = max(1, -(-SMALLEST // min(images.shape[2:])))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    rows = -(-len(images) // columns)
+    blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
+    padded = F.pad(torch.cat([images, blank]), (MARGIN, 0, MARGIN, 0), value=1.0)
+    _, channels, height, width = padded.shape
+    tiles = padded.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return F.pad(tiles.reshape(channels, rows * height, columns * width), (0, MARGIN, 0, MARGIN), value=1.0)
+
+
+def beside(first: Tensor, second: Tensor, columns: int) -> Tensor:
+    """Rows of `first`, each above the same row of `second`; both (n, c, h, w) in [0, 1] -> (c, height, width)."""
+    parts = zip(first.split(columns), second.split(columns), strict=True)
+    columns = min(columns, len(first))
+    pad = [torch.cat([part, part.new_ones(columns - len(part), *part.shape[1:])]) for pair in parts for part in pair]
+    return grid(torch.cat(pad), columns)
+
+
+def save(picture: Tensor, path: Path) -> None:
+    """(c, h, w) in [0, 1] with one or three channels -> an image file of the kind that the name's ending says."""
+    if picture.shape[0] not in (1, 3):
+        picture = picture[:1]
+    array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)).save(path)
