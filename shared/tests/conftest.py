@@ -1,9 +1,13 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # toydomain, for the tests and the processes they start
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)  # toydomain, for the tests and the processes they start
+# Python 3.11's forkserver does not look at sys.path: without this it preloads nothing, and each cell imports Lightning.
+os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture

@@ -110,16 +110,27 @@ class AffineNoise(nn.Module):
     """For digits and other signs, where colour says nothing and a crop or a flip changes the class.
 
     Rotation by U(-rotation, rotation) degrees, scale by U(1 - scale, 1 + scale), shift by up to `shift` of each side
-    (empty margin is 0), then Gaussian noise of standard deviation `noise`, clamped to [0, 1].
+    (empty margin is 0), then Gaussian noise of standard deviation `noise`, clamped to [0, 1]. With `flip` images are
+    first mirrored left to right with probability 1/2.
     """
 
-    def __init__(self, *, rotation: float = 15.0, scale: float = 0.2, shift: float = 0.1, noise: float = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        rotation: float = 15.0,
+        scale: float = 0.2,
+        shift: float = 0.1,
+        noise: float = 0.1,
+        flip: bool = False,
+    ) -> None:
         super().__init__()
-        self.noise = noise
+        self.noise, self.flip = noise, flip
         self.affine = K.RandomAffine(rotation, translate=(shift, shift), scale=(1 - scale, 1 + scale), p=1.0)
         self.moves = rotation > 0 or scale > 0 or shift > 0
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.flip:
+            images = torch.where(_coin(images, 0.5), images.flip(-1), images)
         if self.moves:
             images = self.affine(images)
         return (images + self.noise * torch.randn_like(images)).clamp(0, 1) if self.noise > 0 else images

@@ -15,10 +15,11 @@ from gen_core.evaluation import cluster, latent, probe
 from gen_core.harness import report
 from gen_core.harness.errors import UsageError
 from gen_core.losses.variational import bits_per_dim
+from gen_vision.augment import AffineNoise
 from gen_vision.data import Images, split, unit
-from gen_vision.networks.latents import seeded
+from gen_vision.networks.latents import inconsistency, seeded
 
-__all__ = ["accuracy", "few_label", "knn", "likelihood", "linear"]
+__all__ = ["accuracy", "consistency", "few_label", "generation", "knn", "likelihood", "linear"]
 
 
 def knn(run: Any, k: int = 20, temperature: float = 0.1) -> dict[str, float]:
@@ -93,10 +94,123 @@ def likelihood(run: Any, samples: int = 200, images: int | None = None, rows: in
     return metrics
 
 
+@torch.no_grad()
+def consistency(
+    run: Any, rotation: float = 15.0, shift: float = 0.05, scale: float = 0.1, images: int | None = None
+) -> dict[str, float]:
+    """Whether images and their affine transformations are encoded alike, and what the code is worth.
+
+    accuracy: 1-nearest-neighbour on posterior means (Euclidean), in percent; inconsistency: mean KL(q(z|x') || q(z|x))
+    of the test images, nats; elbo of the test images; active_units; accuracy_100: logistic regression on 100 labels,
+    mean over 5 draws.
+
+    Args:
+        rotation: largest, in degrees; shift and scale as shares: those of the transformation, the same for all arms.
+        images: how many of the test images; None takes all.
+    """
+    from sklearn.neighbors import KNeighborsClassifier  # pyright: ignore
+
+    model = _vae(run, "consistency")
+    train, test = split(run.data)
+    assert train.labels is not None and test.labels is not None
+    test = test.take(slice(images))
+    z, z_test = run.model.embed(train), run.model.embed(test)
+    neighbour = KNeighborsClassifier(1).fit(z.numpy(), train.labels.numpy())  # pyright: ignore
+    change = AffineNoise(rotation=rotation, shift=shift, scale=scale, noise=0)
+    sums = {"inconsistency": 0.0, "elbo": 0.0}
+    with seeded(model, run.seed):
+        for part in test.images.split(500):
+            shown = unit(part, model.dtype).to(model.device)
+            x = model.likelihood.observe(torch.cat([shown, change(shown)]))
+            found, n = model.infer(x), len(part)
+            sums["inconsistency"] += float(inconsistency(found.groups, slice(n, 2 * n), slice(n)).sum())
+            terms = model.terms(x[:n], model.infer(x[:n], model.samples_per_step))
+            sums["elbo"] -= n * float(terms["reconstruction"] + terms["kl"])
+    labels = torch.as_tensor(test.labels)
+    return {
+        "accuracy": 100 * float(neighbour.score(z_test.numpy(), labels.numpy())),  # pyright: ignore
+        **{name: value / len(test) for name, value in sums.items()},
+        "active_units": float(latent.active_units(z_test)),
+        "accuracy_100": probe.few_label(z, train.labels, z_test, labels, 100 // (int(labels.max()) + 1), run.seed, 5),
+    }
+
+
+@torch.no_grad()
+def generation(
+    run: Any, samples: int = 5000, proposals: tuple[int, ...] = (), each_group: bool = False, k: int = 5
+) -> dict[str, float]:
+    """Samples of the model against the test images (of a Bernoulli likelihood both binarised), in the space of a net.
+
+    FD[net] (Frechet distance), KID[net], precision, recall, density, coverage; `floor`: the same distance of as many
+    decoded posterior samples of training images, which no better prior can go below by much. `accuracy` and `log_z` of
+    NCP-VAE's classifiers: share of right answers on test images, and the log-partition with twice its error.
+
+    Args:
+        samples: generated images, at most as many test images beside them.
+        proposals: NCP-VAE: FD at these M too, as `FD[net]@M`.
+        each_group: NCP-VAE of a hierarchy: FD with each group re-weighted alone, as `FD[net]@group-1`.
+        k: neighbours of precision, recall, density and coverage.
+    """
+    from gen_vision import extractor
+
+    if not hasattr(run.model, "sample"):
+        raise UsageError("protocol generation: the method makes no images")
+    base, test = _vae(run, "generation"), run.data.test or run.data
+    net = extractor.extractor(run.data)
+    run.facts["extractor"] = net.identity
+    with seeded(base, run.seed):
+        real = base.likelihood.observe(unit(test.images, base.dtype))
+        real = base.likelihood.shown(real)[:samples]
+
+    def drawn(**options: Any) -> Tensor:
+        return run.model.sample(samples, seed=run.seed, mean=False, **options)
+
+    metrics = extractor.compare(real, drawn(), net, k)
+    name = next(iter(metrics))
+
+    def distance(images: Tensor) -> float:
+        return extractor.compare(real, images, net, k)[name]
+
+    with seeded(base, run.seed):
+        shown = run.data.take(torch.randperm(len(run.data))[:samples]).images.split(500)
+        found = (base.infer(base.likelihood.observe(unit(part, base.dtype).to(base.device))) for part in shown)
+        metrics["floor"] = distance(torch.cat([base.likelihood.sample(one.parameters).cpu() for one in found]))
+    for m in proposals:
+        metrics[f"{name}@{m}"] = distance(drawn(proposals=m))
+    if proposals:
+        run.curves[f"{name} over proposals"] = [(float(m), metrics[f"{name}@{m}"]) for m in proposals]
+    if hasattr(run.model, "log_partition"):
+        metrics |= _classifiers(run, base, test)
+        count = len(run.model.classifiers) if each_group else 0
+        metrics |= {f"{name}@group-{g + 1}": distance(drawn(groups={g})) for g in range(count)}
+    return metrics
+
+
+def _classifiers(run: Any, base: Any, test: Images) -> dict[str, float]:
+    """Of each group of an NCP-VAE: loss and accuracy on test images, log Z and twice its standard error."""
+    losses, right, n = torch.zeros(()), torch.zeros(()), 0
+    with seeded(run.model, run.seed):
+        for part in test.images.split(500):
+            found = base.infer(base.likelihood.observe(unit(part, base.dtype).to(base.device)))
+            pairs = [run.model.logits(group, found) for group in range(len(found.groups))]
+            right = right + torch.stack([((p > 0).sum() + (q <= 0).sum()).cpu() / 2 for p, q in pairs])
+            losses = losses + len(part) * run.model.losses(found).cpu()
+            n += len(part)
+    metrics: dict[str, float] = {}
+    for group, partition in enumerate(run.model.log_partition(seed=run.seed)):
+        metrics |= {
+            f"nce_{group + 1}": float(losses[group]) / n,
+            f"accuracy_{group + 1}": 100 * float(right[group]) / n,
+            f"log_z_{group + 1}": float(partition.value),
+            f"log_z_error_{group + 1}": 2 * float(partition.standard_error),
+        }
+    return metrics
+
+
 def _vae(run: Any, protocol: str) -> Any:
-    if not hasattr(run.model, "log_weights"):
+    if not hasattr(run.model, "base"):
         raise UsageError(f"protocol {protocol}: the method is no VAE with a likelihood")
-    return run.model
+    return run.model.base
 
 
 def figures(run: Any, folder: Path) -> None:

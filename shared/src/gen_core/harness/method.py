@@ -34,6 +34,8 @@ class Method(lightning.LightningModule):
     """The domain's `data.spec`: the sizes that `build` needs."""
     inputs: ClassVar[Callable[[Any], Any]] = staticmethod(_itself)
     """Data -> the tensor whose rows go through `forward` in `embed`."""
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Parts that do not learn: without gradient, and in evaluation mode also while the rest trains."""
     revision: ClassVar[int] = 1
     """Raised when the method's numbers change: recorded results of other revisions are not reused."""
 
@@ -71,7 +73,17 @@ class Method(lightning.LightningModule):
             with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
                 torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
                 self.build(spec)
+            for name in self.frozen:
+                getattr(self, name).requires_grad_(False)
+            self.train(self.training)
             self.spec = dict(spec)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.frozen:
+            if not self.lacks(name):
+                getattr(self, name).eval()
+        return self
 
     def build(self, spec: Spec) -> None:
         raise NotImplementedError

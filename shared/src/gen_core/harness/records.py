@@ -69,6 +69,8 @@ def build(
     }
     if bands := _bands(cells, (recipe.method, *recipe.baselines), own, domain.interval):
         record["curves"] = bands
+    if facts := next((cells[name, seed]["facts"] for seed in own if "facts" in cells[name, seed]), None):
+        record["facts"] = facts
     if failed:
         record["failed"] = failed
     record["verdict"] = verdict(record, domain.claim_seeds)

@@ -122,7 +122,7 @@ def _cell(job: Job) -> None:
         if job.figures:
             _draw(job, run, work)
         cell: dict[str, Any] = {"key": job.key, "arm": job.arm.name, "seed": job.seed, "metrics": metrics}
-        cell |= {"curves": run.curves} if run.curves else {}
+        cell |= {name: found for name in ("curves", "facts") if (found := getattr(run, name))}
         if job.samples:
             cell["samples"] = run.samples
         cell |= {"seconds": round(time.monotonic() - started, 2), **runs.origin(job.domain, job.threads)}

@@ -36,6 +36,8 @@ class Run:
     """A metric's values, one a test unit (a user, an image): a recipe's `interval_over` pairs them."""
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
     """Curves over training, name -> [(x, y), ...]; all seeds on the same x, so that `reproduce` can draw their mean."""
+    facts: dict[str, str] = field(default_factory=dict[str, str])
+    """What a reader of the metrics must know beside them, such as the net that a Frechet distance was measured by."""
 
 
 def write_json(path: Path, value: Any) -> None:

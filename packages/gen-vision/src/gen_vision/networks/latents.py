@@ -61,13 +61,14 @@ def log_normal(z: Tensor, mean: Tensor | None, log_variance: Tensor | None) -> T
     return -0.5 * (terms + math.log(2 * math.pi)).flatten(1).sum(1)
 
 
-def inconsistency(changed: list[Group], original: list[Group]) -> Tensor:
-    """sum_k KL( q(z_k | x', z'_<k) || q(z_k | x, z_<k) ), each side on its own samples; nats, (b,)."""
-    terms = [
-        kl_diagonal(*(t.flatten(1) for t in (a.mean, a.log_variance, b.mean, b.log_variance)), reduction="none")
-        for a, b in zip(changed, original, strict=True)
-    ]
-    return torch.stack(terms).sum(0)
+def inconsistency(groups: list[Group], changed: slice, original: slice) -> Tensor:
+    """sum_k KL( q(z_k | x', z'_<k) || q(z_k | x, z_<k) ) of these rows, each on its own samples; nats, (b,)."""
+    total = 0.0
+    for group in groups:
+        sides = [t[rows].flatten(1) for rows in (changed, original) for t in (group.mean, group.log_variance)]
+        total = total + kl_diagonal(*sides, reduction="none")
+    assert isinstance(total, Tensor)
+    return total
 
 
 @contextlib.contextmanager

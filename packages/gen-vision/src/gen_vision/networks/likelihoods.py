@@ -43,6 +43,10 @@ class Bernoulli:
         """The mean of `observe`: what an encoder sees where nothing may be random."""
         return images
 
+    def shown(self, x: Tensor) -> Tensor:
+        """An observation as an image in [0, 1]."""
+        return x
+
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Nats, (b,)."""
         return bernoulli_nll(parameters, x, reduction="none")
@@ -69,6 +73,10 @@ class LogisticMixture:
         return (images * 255).round() / 127.5 - 1
 
     expected = observe
+
+    def shown(self, x: Tensor) -> Tensor:
+        """An observation as an image in [0, 1]."""
+        return (x + 1) / 2
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Nats, (b,)."""

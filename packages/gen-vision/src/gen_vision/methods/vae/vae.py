@@ -12,7 +12,7 @@ every step; the encoder sees the drawn bits in training and the grey values in `
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -138,7 +138,7 @@ class VAE(Method):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return optimizer(self, self.config)
+        return optimizer(self, self.config.learning_rate, self.config.decay)
 
     def log_weights(self, x: Tensor, samples: int) -> Tensor:
         """log p(x, z) - log q(z|x) of `samples` draws, (samples, b), nats; x as the likelihood observes it."""
@@ -165,16 +165,11 @@ class VAE(Method):
             temperature: factor on the prior's standard deviations.
             mean: E[x|z], as it is commonly shown; without it x is drawn too, which a comparison with data needs.
         """
-        if n < 1:
-            raise UsageError(f"n = {n}: must be at least 1")
 
         def choose(_: int, mean: Tensor, log_variance: Tensor, __: Tensor | None) -> Tensor:
             return gaussian(mean, log_variance, temperature)
 
-        show = self.likelihood.mean if mean else self.likelihood.sample
-        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-        with seeded(self, seed):
-            return torch.cat([show(self.generate(rows, choose)).float().cpu() for rows in sizes])
+        return generated(self, n, choose, seed, mean, batch_size)
 
     @torch.no_grad()
     def reconstruct(self, images: data.Images | Tensor, batch_size: int = 500) -> Tensor:
@@ -210,18 +205,23 @@ class VAE(Method):
         self.train(training)
         return found.view(len(chosen), steps, *found.shape[1:])
 
-    def pictures(self) -> dict[str, Tensor]:
+    @property
+    def base(self) -> Self:
+        """The VAE itself, of whatever stands on one."""
+        return self
+
+    def pictures(self, seen: data.Images | None = None) -> dict[str, Tensor]:
         """What is kept during training: samples, and images above their reconstructions; each (c, height, width)."""
-        images = self.training_data.images[:32]
+        images = (seen or self.training_data).images[:32]
         shown = data.unit(images, torch.float32)
         return {"samples": grid(self.sample(64), 8), "reconstructions": beside(shown, self.reconstruct(images), 8)}
 
 
-def optimizer(model: Method, config: Any) -> Any:
-    """Adam with the schedule that `config.decay` names."""
+def optimizer(model: Method, learning_rate: float, decay: str, weight_decay: float = 0.0) -> Any:
+    """Adam with the schedule that `decay` names."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
-    if config.decay == "none":
+    adam = torch.optim.Adam(trained, learning_rate, weight_decay=weight_decay, fused=True)
+    if decay == "none":
         return adam
     steps = int(model.trainer.estimated_stepping_batches)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, steps))
@@ -231,6 +231,44 @@ def optimizer(model: Method, config: Any) -> Any:
 def progress(model: Method) -> float:
     """Share of the training that is behind, from 0 to 1."""
     return model.trainer.fit_loop.epoch_loop.total_batch_idx / model.trainer.estimated_stepping_batches
+
+
+def generated(model: Any, n: int, choose: Choose, seed: int, mean: bool, batch_size: int) -> Tensor:
+    """n images of `model.base` on the CPU, whose latents `choose` gives; from `seed`, in evaluation mode."""
+    if n < 1:
+        raise UsageError(f"n = {n}: must be at least 1")
+    base = model.base
+    show = base.likelihood.mean if mean else base.likelihood.sample
+    sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+    with seeded(model, seed):
+        return torch.cat([show(base.generate(rows, choose)).float().cpu() for rows in sizes])
+
+
+@torch.no_grad()
+def codes(base: Any, images: data.Images, seed: int, batch_size: int = 1000) -> Tensor:
+    """One posterior sample an image of the first group, (n, ...), on the CPU."""
+    with seeded(base, seed):
+        parts = (data.unit(part, base.dtype).to(base.device) for part in images.images.split(batch_size))
+        return torch.cat([gaussian(*base.posterior(base.likelihood.observe(part))).cpu() for part in parts])
+
+
+@torch.no_grad()
+def ready(model: Any, spec: Any) -> Latents:
+    """The latents of two blank images under `model.vae`, refused where that is no trained VAE of such images."""
+    if model.lacks("vae"):
+        raise UsageError("vae: give a trained VAE; on the command line --given.vae RUN")
+    vae, base = model.vae, getattr(model.vae, "base", None)
+    if base is None:
+        raise UsageError(f"vae: a {type(vae).__name__} is no VAE")
+    if isinstance(vae, Method):
+        if vae.spec is None:
+            raise UsageError(f"vae: this {type(vae).__name__} is not trained; fit it first")
+        built, wanted = (tuple(sizes[side] for side in ("channels", "height", "width")) for sizes in (vae.spec, spec))
+        if built != wanted:
+            raise UsageError(f"vae: was trained on images of (c, h, w) = {built}, the data has {wanted}")
+    with seeded(vae, 0):
+        blank = torch.zeros(2, spec["channels"], spec["height"], spec["width"])
+        return base.infer(base.likelihood.expected(blank))
 
 
 @torch.no_grad()
