@@ -1,5 +1,6 @@
 """Images in rows and columns, as one picture."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -30,6 +31,16 @@ def beside(first: Tensor, second: Tensor, columns: int) -> Tensor:
     columns = min(columns, len(first))
     pad = [torch.cat([part, part.new_ones(columns - len(part), *part.shape[1:])]) for pair in parts for part in pair]
     return grid(torch.cat(pad), columns)
+
+
+def samples(images: Tensor, path: Path) -> None:
+    """Images (n, c, h, w) in [0, 1] in about as many rows as columns -> a file."""
+    save(grid(images, math.ceil(math.sqrt(len(images)))), path)
+
+
+def reconstructions(originals: Tensor, made: Tensor, path: Path) -> None:
+    """Rows of originals, each above what was made of it -> a file."""
+    save(beside(originals, made, min(8, len(made))), path)
 
 
 def save(picture: Tensor, path: Path) -> None:

@@ -15,6 +15,7 @@ from gen_core.evaluation import cluster, latent, probe
 from gen_core.harness import report
 from gen_core.harness.errors import UsageError
 from gen_core.losses.variational import bits_per_dim
+from gen_vision import pictures
 from gen_vision.augment import AffineNoise
 from gen_vision.data import Images, split, unit
 from gen_vision.networks.latents import inconsistency, seeded
@@ -217,6 +218,13 @@ def figures(run: Any, folder: Path) -> None:
     """Embedding map of the test images, or of all where there is no test part."""
     shown: Images = run.data.test or run.data
     report.embedding_map(run.model.embed(shown), shown.labels, shown.classes, folder / "embedding.png")
+    if hasattr(run.model, "sample"):
+        pictures.samples(run.model.sample(64), folder / "samples.png")
+    if hasattr(run.model, "reconstruct"):
+        few = shown.images[:32]
+        pictures.reconstructions(unit(few), run.model.reconstruct(few), folder / "reconstructions.png")
+        swept = run.model.base.traverse(unit(shown.images[0]))
+        pictures.save(pictures.grid(swept.flatten(0, 1), swept.shape[1]), folder / "traversal.png")
 
 
 def _embedded(run: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

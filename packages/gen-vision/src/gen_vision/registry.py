@@ -39,7 +39,7 @@ DOMAIN = Domain(
         "cifar10-4k": Dataset("CIFAR-10, the first 4,000 training, 2,000 test images", path="cifar10", how=_CIFAR10),
     },
     demo="simclr/digits",
-    verbs=("embed",),
+    verbs=("embed", "sample", "reconstruct"),
     protocol_default="knn",
     engines=("torchvision", "kornia"),
 )

@@ -33,13 +33,21 @@ from gen_core.harness.options import (
     ListAll,
     Predict,
     Recommend,
+    Reconstruct,
     Reproduce,
+    Sample,
     Train,
 )
 from gen_core.harness.registry import Domain
 
 VERBS = {"list": List, "train": Train, "evaluate": Evaluate, "reproduce": Reproduce, "data": Data}
-USES = {"embed": Embed, "recommend": Recommend, "predict": Predict}  # those of a domain's `verbs`
+USES = {
+    "embed": Embed,
+    "sample": Sample,
+    "reconstruct": Reconstruct,
+    "recommend": Recommend,
+    "predict": Predict,
+}  # those of a domain's `verbs`
 ABOVE = {"list": ListAll, "demo": Demo, "bounds": Bounds, "compare": Compare}
 
 

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning
 import numpy as np
@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gen_core.harness import weights
+from gen_core.harness import report, weights
 from gen_core.harness.errors import Diverged, UsageError, nearest
 from gen_core.harness.runs import LAST, METRICS, WEIGHTS, append_row, read_rows, write_rows
 from gen_core.harness.screen import Screen
@@ -187,6 +187,26 @@ class Bar(Callback):
             self.screen = None
 
 
+class Pictures(Callback):
+    """What the model shows of itself, about ten times in a training: files in `figures/`, images in TensorBoard."""
+
+    TIMES = 10
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "figures"
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        done, total = trainer.current_epoch + 1, trainer.max_epochs
+        if not trainer.is_global_zero or done * self.TIMES // total == (done - 1) * self.TIMES // total:
+            return
+        self.folder.mkdir(exist_ok=True)
+        for name, picture in pl_module.pictures().items():
+            report.picture(picture, self.folder / f"{name}-epoch-{done:0{len(str(total))}d}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    cast(Any, logger).experiment.add_image(name, picture, done)
+
+
 def _loggers(out: Path, name: str) -> list[Logger]:
     if name == "none":
         return [JsonLines(out / METRICS)]
@@ -218,6 +238,7 @@ def run(
     devices: Any = 1,
     logger: str = "tensorboard",
     progress: bool = True,
+    pictures: bool = True,
     callbacks: Sequence[Callback] = (),
     **trainer: Any,
 ) -> None:
@@ -234,6 +255,7 @@ def run(
         checkpoint = out / LAST if (out / LAST).exists() else None
         if checkpoint and not zipfile.is_zipfile(checkpoint):
             raise UsageError(f"{checkpoint} is truncated or no checkpoint; remove it to start again from step 0")
+    shown = [Pictures(out)] if out and pictures and hasattr(model, "pictures") else []
     options: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
@@ -241,7 +263,7 @@ def run(
         "max_epochs": model.max_epochs,
         "logger": _loggers(out, logger) if out else False,
         "log_every_n_steps": 1,
-        "callbacks": [Seeds(), *([Bar()] if progress else []), *([EpochEnd(out)] if out else []), *callbacks],
+        "callbacks": [Seeds(), *([Bar()] if progress else []), *([EpochEnd(out)] if out else []), *shown, *callbacks],
         "enable_checkpointing": out is not None,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -119,6 +119,34 @@ class Embed(Engine):
 
 
 @dataclass(kw_only=True)
+class Sample(Engine):
+    """New data from a trained run, as a picture or an array."""
+
+    run: Positional[Path]
+    """run folder"""
+    n: Annotated[int, arg(aliases=["-n"])] = 64
+    """how many"""
+    seed: int = 0
+    """of the draws"""
+    out: Path = Path("samples.png")
+    """a picture (png, jpg), or npz: array `samples` (n, ...)"""
+
+
+@dataclass(kw_only=True)
+class Reconstruct(Engine):
+    """Data beside what a trained run makes of its code, as a picture or an array."""
+
+    run: Positional[Path]
+    """run folder"""
+    data: str | None = None
+    """a registered data set or your own data (default: the run's; of these the test part where there is one)"""
+    n: Annotated[int, arg(aliases=["-n"])] = 32
+    """how many, from the first on"""
+    out: Path = Path("reconstructions.png")
+    """a picture (png, jpg), or npz: arrays `ids` (n,), `originals` and `reconstructions` (n, ...)"""
+
+
+@dataclass(kw_only=True)
 class Recommend(Engine):
     """The items that a trained run ranks first for a user."""
 

@@ -49,7 +49,7 @@ class Domain:
     data_options: Mapping[str, str] = field(default_factory=dict[str, str])
     """Further files of the user's own data, `--features x.npy`: name -> help text."""
     verbs: tuple[str, ...] = ()
-    """What its models do beside being evaluated: `embed`, `recommend`, `predict`."""
+    """What its models do beside being evaluated: `embed`, `sample`, `reconstruct`, `recommend`, `predict`."""
     engines: tuple[str, ...] = ()
     """Distributions whose versions are recorded beside torch and lightning."""
     claim_seeds: int = 5

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +157,18 @@ def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> Non
     axes.set(xticks=[], yticks=[], title="t-SNE of the embeddings")
     axes.spines[:].set_visible(False)
     figure.savefig(out, dpi=120)
+
+
+def picture(image: Any, out: Path) -> None:
+    """An image (c, h, w) in [0, 1] with one or three channels as a png."""
+    from matplotlib import image as files
+
+    pixels = np.asarray(image).transpose(1, 2, 0)
+    save = cast(Any, files).imsave  # its types are partly unknown
+    if pixels.shape[2] == 3:
+        save(out, pixels)
+    else:
+        save(out, pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
 
 
 def summarise(values: Sequence[float]) -> str:

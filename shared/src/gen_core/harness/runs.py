@@ -219,6 +219,8 @@ def next_commands(domain: Domain, folder: Path, header: dict[str, Any]) -> list[
     cls, command, data = domain.method(header["method"]), domain.command, header["data"]
     uses = {
         "embed": f"{command} embed {folder} --data {data} --out z.npz",
+        "sample": f"{command} sample {folder} -n 64 --out samples.png",
+        "reconstruct": f"{command} reconstruct {folder} --out reconstructions.png",
         "recommend": f"{command} recommend {folder} --user U -k 10",
         "predict": f"{command} predict {folder} --data {data} --out predictions.csv",
     }

@@ -12,7 +12,18 @@ from typing import Any, cast
 from gen_core.harness import config as configs
 from gen_core.harness import recipes
 from gen_core.harness.errors import UsageError, nearest
-from gen_core.harness.options import Data, Embed, Engine, Evaluate, List, ListAll, Predict, Recommend
+from gen_core.harness.options import (
+    Data,
+    Embed,
+    Engine,
+    Evaluate,
+    List,
+    ListAll,
+    Predict,
+    Recommend,
+    Reconstruct,
+    Sample,
+)
 from gen_core.harness.registry import Domain
 
 PREVIEW = 20
@@ -185,15 +196,17 @@ def _fit_and_finish(domain: Domain, out: Path, data: Any, header: dict[str, Any]
     return 0
 
 
-def _open(domain: Domain, folder: Path, data: str | None) -> tuple[dict[str, Any], Any]:
-    """A run folder's header and its run: loaded model, its own data or other."""
+def _open(domain: Domain, folder: Path, data: str | None, needs_data: bool = True) -> tuple[dict[str, Any], Any]:
+    """A run folder's header and its run: loaded model, its own data or other, or none where none is needed."""
     from gen_core.harness import runs
 
     header = runs.read_header(folder)
     if header.get("domain") != domain.name:
         raise UsageError(f"{folder} is a run of gen-{header.get('domain')}, not of {domain.command}")
     model = domain.method(header["method"]).load(folder)
-    found = domain.load_data(data) if data else domain.load_data(header["data"], **header["data_options"])
+    found = None
+    if needs_data:
+        found = domain.load_data(data) if data else domain.load_data(header["data"], **header["data_options"])
     return header, runs.Run(model, found, header["seed"])
 
 
@@ -218,9 +231,9 @@ def evaluate(domain: Domain, options: Evaluate) -> int:
     return 0
 
 
-def _able(domain: Domain, verb: str, folder: Path, data: str | None) -> Any:
+def _able(domain: Domain, verb: str, folder: Path, data: str | None, needs_data: bool = True) -> Any:
     """The run, where its method has that verb."""
-    header, run = _open(domain, folder, data)
+    header, run = _open(domain, folder, data, needs_data)
     if not hasattr(run.model, verb):
         able = [name for name in domain.methods if hasattr(domain.method(name), verb)]
         raise UsageError(f"{verb}: {header['method']} cannot; methods that can: {', '.join(able) or 'none'}")
@@ -241,6 +254,51 @@ def embed(domain: Domain, options: Embed) -> int:
         raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
     print(f"wrote {options.out}: ids {ids.shape}, vectors {vectors.shape}")
     return 0
+
+
+def sample(domain: Domain, options: Sample) -> int:
+    run = _able(domain, "sample", options.run, None, needs_data=False)
+    _to_device(options, run)
+    found = run.model.sample(_count(options.n), seed=options.seed)
+    _write(options.out, lambda path: domain.module("pictures").samples(found, path), samples=found)
+    return 0
+
+
+def reconstruct(domain: Domain, options: Reconstruct) -> int:
+    run = _able(domain, "reconstruct", options.run, options.data)
+    _to_device(options, run)
+    data = run.data.test or run.data if options.data is None else run.data
+    data = data.take(slice(_count(options.n)))
+    found = run.model.reconstruct(data)
+    module = domain.module("data")
+    arrays = {"ids": module.ids(data), "originals": module.unit(module.pixels(data)), "reconstructions": found}
+    draw = domain.module("pictures").reconstructions
+    _write(options.out, lambda path: draw(arrays["originals"], found, path), **arrays)
+    return 0
+
+
+def _count(n: int) -> int:
+    if n < 1:
+        raise UsageError(f"-n {n}: must be at least 1")
+    return n
+
+
+def _write(out: Path, draw: Callable[[Path], None], **arrays: Any) -> None:
+    """A picture, or an npz of the arrays, by the name's ending."""
+    import numpy as np
+
+    allowed = (".png", ".jpg", ".jpeg", ".npz")
+    if out.suffix.lower() not in allowed:
+        raise UsageError(f"--out {out}: must end in {', '.join(allowed)}")
+    try:
+        if out.suffix.lower() == ".npz":
+            with out.open("wb") as file:
+                np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        else:
+            draw(out)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error})") from None
+    print(f"wrote {out}")
 
 
 def recommend(domain: Domain, options: Recommend) -> int:
