@@ -122,6 +122,7 @@ def page(found: list[dict[str, Any]]) -> str:
             lines.append(f"| {name}{mark} | {summarise(entry['values'])} | {gain(entry)} | {also} |")
         if r["paper"]:
             lines.append(f"| paper | {paper(r)} | | {r['paper']['source']} |")
+        lines += ["", *(f"{name.capitalize()}: {fact}." for name, fact in r["facts"].items())] if "facts" in r else []
         for name, file in figures(r).items():
             lines += ["", f"![{name}, each arm]({file})"]
         minutes = r["seconds"] / 60

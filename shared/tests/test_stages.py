@@ -86,6 +86,18 @@ def test_a_method_named_on_the_command_line_is_trained_where_the_recipes_is(here
     assert steps(here) == 4 * 4  # only built there: none of its own steps
 
 
+def test_fields_of_the_stage_are_flags(here, capsys):
+    assert gen("train", "over", "--given.base.hidden", "5", "--given.base.epochs", "1", "--out", "run") == 0
+    assert steps(here) == 4
+    stage = runs.read_header(here / "run")["stages"]["base"]
+    assert (stage["config"]["hidden"], stage["config"]["epochs"], stage["train"]) == (5, 1, True)
+    assert Over.load(here / "run").base.encoder.out_features == 5
+    assert gen("train", "over", "--given.base.hidden", "-1") == 2
+    assert "--given.base: hidden = -1: Input should be greater than 0" in capsys.readouterr().err
+    assert gen("train", "over", "--help") == 0
+    assert "--given.base.learning-rate" in capsys.readouterr().out
+
+
 def test_a_killed_second_stage_keeps_the_first(here, monkeypatch):
     monkeypatch.setattr(Over, "training_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert gen("train", "over", "--out", "run") == 130

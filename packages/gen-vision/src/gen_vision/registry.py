@@ -14,7 +14,7 @@ _CIFAR10 = (
 DOMAIN = Domain(
     name="vision",
     package="gen_vision",
-    summary="Contrastive and self-supervised learning of images",
+    summary="Generative, contrastive and self-supervised learning of images",
     methods={
         "simclr": "gen_vision.methods.contrastive.simclr:SimCLR",
         "vae": "gen_vision.methods.vae.vae:VAE",

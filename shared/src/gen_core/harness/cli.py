@@ -153,7 +153,9 @@ def _parse_with_config(
     if "bound" not in cls.Config.model_fields and _value(argv, "--bound"):
         having = [name for name in domain.methods if "bound" in domain.method(name).Config.model_fields]
         raise UsageError(f"--bound: {method} has none to choose; methods that have: {', '.join(having) or 'none'}")
-    plain, shape = shape, _with_stages(cls, _with_data_options(domain, shape))
+    plain, shape = shape, _with_data_options(domain, shape)
+    if issubclass(shape, Train):
+        shape = _with_stages(domain, target, cls, shape, argv)
     base = _recipe_config(domain, verb, target, argv)
     file = _value(argv, "--config")
     below = base | (configs.read_toml(Path(file)) if file else {})
@@ -195,16 +197,34 @@ def _with_data_options(domain: Domain, shape: Any) -> Any:
     return made
 
 
-def _with_stages(cls: Any, shape: Any) -> Any:
-    """`--given.PART` for each part of the method that is a method itself."""
-    names = recipes.stage_names(cls) if issubclass(shape, Train) else []
+def _with_stages(domain: Domain, target: str, cls: Any, shape: Any, argv: list[str]) -> Any:
+    """`--given.PART` for each part of the method that is one itself, and `--given.PART.FIELD` unless it is a run."""
+    from gen_core.harness import stages
+
     text = "a run folder, or a method[/recipe] (default: the recipe's)"
-    more = [
-        (f"given_{n}", Annotated[str | None, arg(name=f"given.{n}", help=text)], field(default=None)) for n in names
-    ]
-    made = dataclasses.make_dataclass(shape.__name__, more, bases=(shape,), kw_only=True) if names else shape
+    more: list[Any] = []
+    for name in recipes.stage_names(cls):
+        start = verbs.stages_of(domain, target, _value(argv, "--data"))
+        more.append((f"given_{name}", Annotated[str | None, arg(name=f"given.{name}", help=text)], field(default=None)))
+        stage = stages.chosen(domain, _value(argv, f"--given.{name}"), start.get(name))
+        if stage is not None and stage.run is None:
+            plain = _unchecked(domain.method(stage.method).Config(**stage.config))
+            hint = Annotated[FlagConversionOff[plain], arg(name=f"given.{name}")]
+            more.append((f"given_{name}_fields", hint, field(default_factory=plain)))
+    if not more:
+        return shape
+    made = dataclasses.make_dataclass(shape.__name__, more, bases=(shape,), kw_only=True)
     made.__doc__ = shape.__doc__
     return made
+
+
+def _unchecked(config: configs.Config) -> Any:
+    """A dataclass of a config's fields and values: tyro would check a nested model itself, with a long message."""
+    fields: list[Any] = []
+    for name, info in type(config).model_fields.items():
+        hint = Annotated[info.annotation, arg(help=info.description or "")]  # pyright: ignore
+        fields.append((name, hint, field(default=getattr(config, name))))
+    return dataclasses.make_dataclass(type(config).__qualname__.replace(".", ""), fields, kw_only=True)
 
 
 def _recipe_config(domain: Domain, verb: str, target: str, argv: list[str]) -> dict[str, Any]:

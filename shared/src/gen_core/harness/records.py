@@ -69,7 +69,7 @@ def build(
     }
     if bands := _bands(cells, (recipe.method, *recipe.baselines), own, domain.interval):
         record["curves"] = bands
-    if facts := next((cells[name, seed]["facts"] for seed in own if "facts" in cells[name, seed]), None):
+    if facts := next((cell["facts"] for seed in own if "facts" in (cell := cells[recipe.method, seed])), None):
         record["facts"] = facts
     if failed:
         record["failed"] = failed

@@ -35,8 +35,10 @@ def resolve(domain: Domain, stage: Stage) -> Stage:
     return Stage(method=method, config=whole, train=stage.train, given=nested)
 
 
-def chosen(domain: Domain, value: str, template: Stage | None) -> Stage:
+def chosen(domain: Domain, value: str | None, template: Stage | None) -> Stage | None:
     """What `--given.PART value` says: a run folder, or a method (with a recipe), trained where the template's is."""
+    if value is None:
+        return None if template is None else resolve(domain, template)
     if (Path(value) / runs.CONFIG).is_file():
         return Stage(run=str(Path(value).absolute()))
     if value.partition("/")[0] in domain.methods:

@@ -1,6 +1,7 @@
 """What each verb does; the heavy imports stand where they are needed."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -104,7 +105,7 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
         raise UsageError(f"{method} has no recipe, so it needs --data; known: {', '.join(domain.datasets)}")
     cls = domain.method(method)
     config = configs.parse(cls.Config, (recipe.config if recipe else {}) | overrides, method)
-    given = _given(domain, method, cls, recipe, options)
+    given = _given(domain, cls, options)
     extra = {key: value for key in domain.data_options if (value := getattr(options, key))}
     data = domain.load_data(data_name, **extra)
     name_or_file = data_name if data_name in domain.datasets else _whole(data_name)
@@ -129,16 +130,30 @@ def train(domain: Domain, options: Any, method: str, overrides: dict[str, Any]) 
     return _fit_and_finish(domain, out, data, header, made=True)
 
 
-def _given(domain: Domain, method: str, cls: Any, recipe: recipes.Recipe | None, options: Any) -> dict[str, Any]:
-    """The stages of a training: those of the recipe (own data: of the method's first recipe), with what a flag says."""
+def stages_of(domain: Domain, target: str, data: str | None) -> dict[str, recipes.Stage]:
+    """The stages that `train` starts from: those of the recipe, on own data those of the method's first recipe."""
+    method = target.partition("/")[0]
+    found = recipe_of(domain, target, data)
+    if found is None and recipes.tables(domain, method):
+        found = recipes.load(domain, method)
+    return found[1].given if found else {}
+
+
+def _given(domain: Domain, cls: Any, options: Any) -> dict[str, recipes.Stage]:
+    """The stages of a training, with what the flags say."""
     from gen_core.harness import stages
 
-    found = recipe or (recipes.load(domain, method)[1] if recipes.tables(domain, method) else None)
-    given = dict(found.given) if found else {}
+    start, given = stages_of(domain, options.target, options.data), dict[str, recipes.Stage]()
     for name in recipes.stage_names(cls):
-        if value := getattr(options, f"given_{name}"):
-            given[name] = stages.chosen(domain, value, given.get(name))
-    return {name: stages.resolve(domain, stage) for name, stage in given.items()}
+        stage = stages.chosen(domain, getattr(options, f"given_{name}"), start.get(name))
+        if stage is not None:
+            fields = getattr(options, f"given_{name}_fields", None)
+            if fields is not None:
+                model = domain.method(stage.method).Config
+                checked = configs.parse(model, dataclasses.asdict(fields), f"--given.{name}")
+                stage = stage.model_copy(update={"config": checked.model_dump(mode="json")})
+            given[name] = stage
+    return given
 
 
 def _whole(value: str) -> str:
