@@ -1,4 +1,4 @@
-"""Sliced Wasserstein, MMD and rate reduction: worked numbers, closed forms, loops in numpy, invariances, bad input."""
+"""Sliced Wasserstein, MMD, Chamfer and rate reduction: worked numbers, closed forms, numpy loops, bad input."""
 
 import doctest
 import itertools
@@ -13,6 +13,7 @@ from scipy import stats
 
 from gen_core.losses import geometry
 from gen_core.losses.geometry import (
+    chamfer,
     coding_rate,
     generalized_sliced_wasserstein,
     max_sliced_wasserstein,
@@ -332,6 +333,78 @@ def test_mmd_keeps_no_three_dimensional_tensor():
     assert largest <= n * d
 
 
+# --- Chamfer
+
+
+def chamfer_loop(a, b):
+    """Of each cloud, float64."""
+    found = []
+    for x, y in zip(a.double().tolist(), b.double().tolist(), strict=True):
+        square = np.array([[math.dist(u, v) ** 2 for v in y] for u in x])
+        found.append(square.min(1).mean() + square.min(0).mean())
+    return found
+
+
+@pytest.mark.parametrize(("n", "p", "q", "d"), [(3, 5, 5, 3), (2, 7, 3, 2), (1, 1, 6, 3), (4, 6, 1, 1), (1, 1, 1, 5)])
+def test_chamfer_against_loops(n, p, q, d):
+    a, b = randn(n, p, d, seed=p), 0.5 + randn(n, q, d, seed=q + 50)
+    wanted = chamfer_loop(a, b)
+    assert chamfer(a, b, "none").tolist() == pytest.approx(wanted, abs=1e-12)
+    assert chamfer(a, b).item() == pytest.approx(np.mean(wanted), abs=1e-12)
+    assert chamfer(a, b, "sum").item() == pytest.approx(np.sum(wanted), abs=1e-12)
+    assert chamfer(b, a).item() == pytest.approx(np.mean(wanted), abs=1e-12)
+    assert chamfer(a.float(), b.float()).item() == pytest.approx(np.mean(wanted), rel=1e-5)
+
+
+def test_chamfer_sees_sets():
+    a, b = randn(2, 9, 3), randn(2, 7, 3, seed=1)
+    order, shift = torch.randperm(9, generator=gen(1)), torch.tensor([3.0, -1.0, 2.0])
+    wanted = chamfer(a, b).item()
+    assert chamfer(a[:, order], b).item() == pytest.approx(wanted, abs=1e-12)
+    assert chamfer(a + shift, b + shift).item() == pytest.approx(wanted, abs=1e-12)
+    assert chamfer(2 * a, 2 * b).item() == pytest.approx(4 * wanted, abs=1e-12)
+    twice = torch.cat([a, a], 1)  # a mean over points, so that a repeated cloud is the same cloud
+    assert chamfer(twice, b).item() == pytest.approx(wanted, abs=1e-12)
+    assert chamfer(a, b).item() != pytest.approx(chamfer(a.flip(0), b).item(), abs=1e-3)  # cloud n meets cloud n only
+
+
+def test_chamfer_of_identical_clouds_is_exactly_nothing():
+    far = (1000 + randn(2, 300, 3)).float().requires_grad_()  # |a|^2 + |b|^2 - 2 a.b would be off by 0.1 here
+    loss = chamfer(far, far.detach().flip(1))
+    loss.backward()
+    assert loss.item() == 0 and (far.grad == 0).all()
+
+
+def test_chamfer_gradients():
+    a, b = randn(2, 4, 3).requires_grad_(), randn(2, 6, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: chamfer(x, y, "none"), (a, b))
+    assert torch.autograd.gradgradcheck(lambda x, y: chamfer(x, y), (a, b))
+
+
+@pytest.mark.parametrize("size", [1, 10, 48, 100, 300])
+def test_chamfer_in_tiles(size, monkeypatch):
+    """Below one row, a few rows, one cloud but a few rows, one cloud, several clouds."""
+    a, b = randn(5, 9, 3), randn(5, 7, 3, seed=1)
+    b[:, 3] = b[:, 5] = a[:, 4] = a[:, 7]  # equal distances across tiles
+    x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+    whole = chamfer(x, y, "none")
+    grads = torch.autograd.grad(whole.sum(), (x, y))
+    held, cdist = [], torch.cdist
+
+    def count(*args, **kwargs):
+        found = cdist(*args, **kwargs)
+        held.append(found.numel())
+        return found
+
+    monkeypatch.setattr(geometry, "TILE", size)
+    monkeypatch.setattr(torch, "cdist", count)
+    tiled = chamfer(x, y, "none")
+    assert torch.equal(tiled, whole)
+    for grad, wanted in zip(torch.autograd.grad(tiled.sum(), (x, y)), grads, strict=True):
+        assert torch.equal(grad, wanted)
+    assert max(held) <= max(size, 7) and sum(held) == 5 * 9 * 7
+
+
 # --- coding rate
 
 
@@ -420,6 +493,7 @@ def test_half_precision_and_autocast():
         "circular": lambda u, v: generalized_sliced_wasserstein(u, v, kind="circular", generator=gen(0)),
         "polynomial": lambda u, v: generalized_sliced_wasserstein(u, v, generator=gen(0)),
         "mmd": mmd,
+        "chamfer": lambda u, v: chamfer(u[None], v[None]),
         "rate": lambda u, v: rate_reduction(u, labels).delta,
     }
     for name, call in calls.items():
@@ -469,6 +543,14 @@ def test_half_precision_and_autocast():
         (lambda: mmd(torch.ones(4, 2), torch.ones(3, 2)), "bandwidth must be a finite number above 0"),
         (lambda: mmd(X, Y * math.nan), "y must be finite"),
         (lambda: mmd(X / 0, Y, bandwidth=1.0), "x must be finite"),
+        (lambda: chamfer(X, Y), "a must have 3 dimension"),
+        (lambda: chamfer(X[None], Y[None, :, :1]), r"b must have shape \(1, Q, 2\), as a has, got \(1, 5, 1\)"),
+        (lambda: chamfer(X[None], Y.repeat(2, 1, 1)), r"b must have shape \(1, Q, 2\)"),
+        (lambda: chamfer(X[None], Y[None].float()), "b must have the dtype of a"),
+        (lambda: chamfer(X[None, :0], Y[None]), "a must not be empty"),
+        (lambda: chamfer(X[None] / 0, Y[None]), "a must be finite"),
+        (lambda: chamfer(X[None], Y[None] * math.nan), "b must be finite"),
+        (lambda: chamfer(X[None], Y[None], "max"), "reduction must be"),
         (lambda: rate_reduction(FEATURES, ALTERNATE[:3]), "labels must be 8 integers, one a row"),
         (
             lambda: rate_reduction(FEATURES, F.one_hot(ALTERNATE)),

@@ -216,7 +216,7 @@ BAD = {
     "field in reproduce": (["reproduce", "auto", "--epochs", "0"], "epochs = 0: Input should be greater than 0"),
     "unknown field": (["train", "auto", "--hiden", "3"], "--hidden"),
     "wrong type": (["train", "auto", "--hidden", "x"], "--hidden"),
-    "no method": (["train"], "needs a method: auto, raw"),
+    "no method": (["train"], "needs a method: auto, over, raw"),
     "cuda that is not there": (["train", "auto", "--device", "cuda"], "--device cuda"),
     "unknown device": (["train", "auto", "--device", "tpu"], "cuda"),
     "logger that is not installed": (["train", "auto", "--logger", "mlflow"], "--logger mlflow: that package is not"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gen_vision.methods.vae.hierarchical import HierarchicalVAE
     from gen_vision.methods.vae.iwae import IWAE
     from gen_vision.methods.vae.ncp_vae import NCPVAE, fit_prior
+    from gen_vision.methods.vae.point_vae import PointVAE
     from gen_vision.methods.vae.vae import VAE
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "BetaVAE",
     "GaussianMixturePrior",
     "HierarchicalVAE",
+    "PointVAE",
     "RawPixels",
     "SimCLR",
     "Supervised",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = attach(
         "VAE": "methods.vae.vae",
         "BetaVAE": "methods.vae.beta_vae",
         "HierarchicalVAE": "methods.vae.hierarchical",
+        "PointVAE": "methods.vae.point_vae",
         "RawPixels": "methods.baselines.raw",
         "SimCLR": "methods.contrastive.simclr",
         "Supervised": "methods.baselines.supervised",

@@ -133,7 +133,7 @@ class AffineNoise(nn.Module):
             images = torch.where(_coin(images, 0.5), images.flip(-1), images)
         if self.moves:
             images = self.affine(images)
-        return (images + self.noise * torch.randn_like(images)).clamp(0, 1) if self.noise > 0 else images
+        return (images + self.noise * torch.randn_like(images) if self.noise > 0 else images).clamp(0, 1)
 
 
 def colour_jitter(images: Tensor, strength: float, probability: float = 0.8) -> Tensor:

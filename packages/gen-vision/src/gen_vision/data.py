@@ -1,6 +1,7 @@
-"""Images in memory: registered sets and the user's own folders, as uint8 tensors.
+"""Images in memory: registered sets and the user's own folders, as uint8 tensors. Point clouds: see `clouds`.
 
     load("digits" | "mnist" | "mnist-10k" | "mnist-binary" | "cifar10" | "cifar10-4k" | a folder) -> Images
+    load("shapes-3d" | an .npz file) -> Clouds
 
 A folder of one's own may be flat (no labels) or hold one subfolder a class (labels); either form may stand below
 `train/` and `test/`. Images that all have one size of at most 224 on the shorter side are kept as they are. Otherwise
@@ -16,7 +17,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from gen_core.harness.data import missing, root
 from gen_core.harness.errors import LabelsMissing, UsageError, nearest
+from gen_vision import clouds
+from gen_vision.clouds import Clouds, Sizes, check_rows
 from gen_vision.registry import DOMAIN
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -51,14 +54,7 @@ class Images:
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or len(shape) != 4 or 0 in shape:
             raise ValueError(f"images must be a non-empty uint8 (n, c, h, w), got {self.images.dtype} {shape}")
-        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
-            raise ValueError(f"labels must be int64 ({len(self)},), got {self.labels.dtype} {tuple(self.labels.shape)}")
-        if self.labels is not None and (low := int(self.labels.min())) < 0:
-            raise ValueError(f"labels must be class indices from 0 on, got {low}")
-        if self.labels is not None and self.classes and (top := int(self.labels.max())) >= len(self.classes):
-            raise ValueError(f"labels must be below the number of classes {len(self.classes)}, got {top}")
-        if self.ids is not None and len(self.ids) != len(self):
-            raise ValueError(f"ids must have one name for each of {len(self)} images, got {len(self.ids)}")
+        check_rows("images", len(self), self.labels, self.classes, self.ids)
         if self.test is not None and self.test.images.shape[1:] != self.images.shape[1:]:
             raise ValueError(f"test images must have the shape {shape[1:]}, got {tuple(self.test.images.shape[1:])}")
 
@@ -72,14 +68,17 @@ class Images:
         return Images(self.images[rows], None if self.labels is None else self.labels[rows], self.classes, names)
 
 
-def load(name_or_path: str | os.PathLike[str], *, size: int | None = None) -> Images:
-    """A registered set, or the images of a folder.
+Data = TypeVar("Data", Images, Clouds)
+
+
+def load(name_or_path: str | os.PathLike[str], *, size: int | None = None) -> Images | Clouds:
+    """A registered set, the images of a folder, or the clouds of an .npz file: `Images` or `Clouds`.
 
     Args:
         size: pixels of the shorter side that a folder's images are resized to; by default the rule of the module.
 
     Raises:
-        UsageError: neither a registered name nor a folder; not found; no image, an unreadable image or folder.
+        UsageError: no registered name, folder or .npz file; not found; no image, an unreadable image, folder or file.
     """
     name = os.fspath(name_or_path)
     if name in DOMAIN.datasets:
@@ -87,27 +86,34 @@ def load(name_or_path: str | os.PathLike[str], *, size: int | None = None) -> Im
             raise UsageError(f"size = {size!r}: registered data sets keep their size; size serves image folders only")
         return _REGISTERED[name]()
     path = Path(name).expanduser()
+    if path.is_file() and path.suffix.lower() == ".npz":
+        if size is not None:
+            raise UsageError(f"size = {size!r}: serves image folders only")
+        return clouds.from_npz(path)
     if path.is_file():
-        raise UsageError(f"data = {name!r}: is a file; expected a registered name or a folder of images")
+        raise UsageError(f"data = {name!r}: is a file; expected a registered name, a folder of images or an .npz file")
     if not path.is_dir():
         raise UsageError(f"data = {name!r}: no such folder, and {nearest(name, DOMAIN.datasets, 'data set')}")
     return from_folder(path, size)
 
 
-def spec(data: Images) -> dict[str, int]:
-    """The sizes a method is built from: channels, height, width, classes (0 without labels)."""
-    _, channels, height, width = data.images.shape
+def spec(data: Images | Clouds) -> dict[str, int]:
+    """The sizes a method is built from: channels, height, width, or points; classes (0 without labels)."""
     known = len(data.classes) or (0 if data.labels is None else int(data.labels.max()) + 1)
+    if isinstance(data, Clouds):
+        return Sizes(points=data.points.shape[1], classes=known)
+    _, channels, height, width = data.images.shape
     return {"channels": channels, "height": height, "width": width, "classes": known}
 
 
-def checksum(data: Images) -> str:
-    """sha256 (hex) over shapes, pixels and labels of the images and of the test images."""
+def checksum(data: Images | Clouds) -> str:
+    """sha256 (hex) over shapes, pixels or points, and labels of the data and of its test part."""
     digest = hashlib.sha256()
-    part: Images | None = data
+    part: Images | Clouds | None = data
     while part is not None:
-        digest.update(struct.pack("<4q", *part.images.shape))
-        digest.update(part.images.contiguous().numpy().data)
+        rows = pixels(part)
+        digest.update(struct.pack(f"<{rows.ndim}q", *rows.shape))
+        digest.update(rows.contiguous().numpy().data)
         if part.labels is not None:
             digest.update(part.labels.contiguous().numpy().data)
         digest.update(b"test" if part.test is not None else b"end")
@@ -115,23 +121,25 @@ def checksum(data: Images) -> str:
     return digest.hexdigest()
 
 
-def ids(data: Images) -> list[str]:
+def ids(data: Images | Clouds) -> list[str]:
     """One name a row: relative file paths, or the row's number."""
     return list(data.ids) if data.ids is not None else [str(row) for row in range(len(data))]
 
 
-def pixels(data: Images) -> Tensor:
-    """The images' tensor, uint8 (n, c, h, w)."""
-    return data.images
+def pixels(data: Images | Clouds) -> Tensor:
+    """The images' tensor, uint8 (n, c, h, w), or the clouds' points, float32 (n, p, 3)."""
+    return data.points if isinstance(data, Clouds) else data.images
 
 
 def unit(images: Tensor, dtype: Any = torch.float32) -> Tensor:
-    """Pixels in [0, 1]: uint8 is divided by 255, floating images pass; both in `dtype`."""
+    """Pixels in [0, 1]: uint8 is divided by 255, floating images and points pass; both in `dtype`."""
     return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
 def like(images: Tensor, sizes: Mapping[str, Any] | None, sides: bool = False) -> Tensor:
     """The images, refused where their channels (and their sides, if asked) are not those that a model was built for."""
+    if images.ndim != 4:
+        raise UsageError(f"data: the model is of images (n, c, h, w), got shape {tuple(images.shape)}")
     if sizes and images.shape[1] != sizes["channels"]:
         raise UsageError(f"data: images have {images.shape[1]} channels, the model was trained on {sizes['channels']}")
     if sizes and sides and tuple(images.shape[2:]) != (sizes["height"], sizes["width"]):
@@ -140,13 +148,16 @@ def like(images: Tensor, sizes: Mapping[str, Any] | None, sides: bool = False) -
     return images
 
 
-def split(data: Images) -> tuple[Images, Images]:
-    """Training and test images, both labelled.
+def split(data: Data) -> tuple[Data, Data]:
+    """Training and test images (or clouds), both labelled.
 
-    Without a test part every fifth image of each class is a test image, in one order that is drawn with seed 0.
+    Without a test part every fifth row of each class is held out, in one order that is drawn with seed 0.
     """
     if data.labels is None:
-        raise LabelsMissing("data: the evaluation needs labels; an image folder has them as one subfolder a class")
+        raise LabelsMissing(
+            "data: the evaluation needs labels; an image folder has them as one subfolder a class, "
+            "an .npz file of point clouds as its array `labels`"
+        )
     if data.test is not None:
         if data.test.labels is None:
             raise LabelsMissing("data: the evaluation needs labels of the test images, class subfolders below test/")
@@ -156,7 +167,8 @@ def split(data: Images) -> tuple[Images, Images]:
     for label in data.labels.unique():
         held[order[data.labels[order] == label][4::5]] = True
     if not held.any():
-        raise UsageError("data: no class has the 5 images that a test split needs; add images, or a test/ folder")
+        what = "clouds" if isinstance(data, Clouds) else "images"
+        raise UsageError(f"data: no class has the 5 {what} that a test split needs; add {what}, or a test part")
     return data.take(~held), data.take(held)
 
 
@@ -235,6 +247,7 @@ _REGISTERED = {
     "mnist-binary": lambda: _binary(_mnist(50_000, "mnist-binary")),
     "cifar10": _cifar10,
     "cifar10-4k": lambda: _cifar10(4_000, 2_000, "cifar10-4k"),
+    "shapes-3d": clouds.shapes,
 }
 
 

@@ -22,6 +22,7 @@ DOMAIN = Domain(
         "iwae": "gen_vision.methods.vae.iwae:IWAE",
         "cr-vae": "gen_vision.methods.vae.cr_vae:CRVAE",
         "hierarchical-vae": "gen_vision.methods.vae.hierarchical:HierarchicalVAE",
+        "point-vae": "gen_vision.methods.vae.point_vae:PointVAE",
         "ncp-vae": "gen_vision.methods.vae.ncp_vae:NCPVAE",
         "gaussian-mixture-prior": "gen_vision.methods.baselines.gaussian_mixture_prior:GaussianMixturePrior",
         "two-stage-vae": "gen_vision.methods.baselines.two_stage_vae:TwoStageVAE",
@@ -37,6 +38,9 @@ DOMAIN = Domain(
         ),
         "cifar10": Dataset("CIFAR-10: 50,000 + 10,000 RGB images of 32 x 32, 10 classes", path="cifar10", how=_CIFAR10),
         "cifar10-4k": Dataset("CIFAR-10, the first 4,000 training, 2,000 test images", path="cifar10", how=_CIFAR10),
+        "shapes-3d": Dataset(
+            "generated surfaces: 1,600 + 400 clouds of 256 points in space, 8 classes of bodies", embedded=True
+        ),
     },
     demo="simclr/digits",
     verbs=("embed", "sample", "reconstruct"),

@@ -3,8 +3,9 @@
 The verbs are the contract, not this class: anything with `Config`, `fit`, `save`, `load` and `embed` is a method.
 """
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,18 @@ Spec = Mapping[str, Any]
 
 def _itself(data: Any) -> Any:
     return data
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Generator[None]:
+    """Evaluation mode; each submodule has its own mode again afterwards, also after an error."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 class Method(lightning.LightningModule):
@@ -74,8 +87,7 @@ class Method(lightning.LightningModule):
                 torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
                 self.build(spec)
             for name in self.frozen:
-                getattr(self, name).requires_grad_(False)
-            self.train(self.training)
+                getattr(self, name).requires_grad_(False).eval()
             self.spec = dict(spec)
 
     def train(self, mode: bool = True) -> Self:
@@ -139,12 +151,9 @@ class Method(lightning.LightningModule):
     @torch.no_grad()
     def embed(self, data: Any, batch_size: int = 1024) -> Tensor:
         """The representation of every row of `data`, (n, d), on the CPU; in evaluation mode, without gradient."""
-        training = self.training
-        self.eval()
         batches: list[Tensor] = type(self).inputs(data).split(batch_size)
-        rows = [self(batch.to(self.device)).cpu() for batch in batches]
-        self.train(training)
-        return torch.cat(rows)
+        with evaluating(self):
+            return torch.cat([self(batch.to(self.device)).cpu() for batch in batches])
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and what `load` needs into `config.toml`; other keys there are kept."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         sup_con,
     )
     from gen_core.losses.geometry import (
+        chamfer,
         coding_rate,
         generalized_sliced_wasserstein,
         max_sliced_wasserstein,
@@ -80,6 +81,7 @@ __all__ = [
     "binary_nce",
     "bits_per_dim",
     "byol",
+    "chamfer",
     "coding_rate",
     "consistency",
     "contrastive_margin",
@@ -148,6 +150,7 @@ _HOMES = {
         "sup_con",
     ),
     "geometry": (
+        "chamfer",
         "coding_rate",
         "generalized_sliced_wasserstein",
         "max_sliced_wasserstein",

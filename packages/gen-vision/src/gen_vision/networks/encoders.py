@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gen_core.harness.method import evaluating
+
 EncoderName = Literal["conv", "resnet18-cifar", "resnet50-cifar", "resnet18", "resnet50"]
 
 
@@ -56,16 +58,12 @@ def width_of(net: nn.Module, channels: int, height: int, width: int) -> int:
     Raises:
         ValueError: the network refuses images of this size, or gives something else than a (b, d) matrix.
     """
-    training = {module: module.training for module in net.modules()}
     like = next(net.parameters(), torch.zeros(()))
-    net.eval()
     try:
-        out: Tensor = net(torch.zeros(2, channels, height, width, dtype=like.dtype, device=like.device))
+        with evaluating(net):
+            out: Tensor = net(torch.zeros(2, channels, height, width, dtype=like.dtype, device=like.device))
     except RuntimeError as error:
         raise ValueError(f"encoder: does not take images of shape ({channels}, {height}, {width}): {error}") from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     if out.ndim != 2 or out.shape[0] != 2:
         raise ValueError(f"encoder: must map (b, c, h, w) to (b, d), gave shape {tuple(out.shape)} for b = 2")
     return out.shape[1]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gen_core.harness.method import evaluating
 from gen_core.losses.variational import kl_diagonal, kl_standard_normal
 
 
@@ -74,11 +75,7 @@ def inconsistency(groups: list[Group], changed: slice, original: slice) -> Tenso
 @contextlib.contextmanager
 def seeded(model: nn.Module, seed: int) -> Generator[None]:
     """Evaluation mode and torch's global random state at `seed`; both are put back."""
-    training, devices = model.training, [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
-            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-            yield
-    finally:
-        model.train(training)
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    with evaluating(model), torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        yield

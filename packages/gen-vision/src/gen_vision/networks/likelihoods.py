@@ -30,6 +30,9 @@ class LikelihoodConfig(configs.Config):
 class Bernoulli:
     """Bits. Observations are 0 or 1, or grey where they are not binarised; parameters (b, c, ...) are logits."""
 
+    span = (0.0, 1.0)
+    """Least and largest value that `observe` takes."""
+
     def __init__(self, channels: int, binarize: bool) -> None:
         self.channels = self.parameters = channels
         self.binarize = binarize
@@ -41,6 +44,7 @@ class Bernoulli:
 
     def expected(self, images: Tensor) -> Tensor:
         """The mean of `observe`: what an encoder sees where nothing may be random."""
+        _inside(images)
         return images
 
     def shown(self, x: Tensor) -> Tensor:
@@ -62,6 +66,8 @@ class Bernoulli:
 
 class LogisticMixture:
     """Values k / 255. Observations are in [-1, 1]; parameters (b, 3 M or 10 M, ...) for one or three channels."""
+
+    span = (0.0, 1.0)
 
     def __init__(self, channels: int, components: int) -> None:
         self.channels: Literal[1, 3] = 3 if channels == 3 else 1

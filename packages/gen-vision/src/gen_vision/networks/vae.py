@@ -123,22 +123,24 @@ class DecoderCell(nn.Module):
 
 
 class GroupClassifier(nn.Module):
-    """One logit for each sample of a group, (b,): a perceptron, or a residual net of z and context with positions."""
+    """One logit a sample of a group, (b,), from z and context: a perceptron, or a residual net where z has positions.
+
+    context: channels (of a flat group: dimensions) of the context; None where there is none.
+    """
 
     def __init__(self, shape: Sequence[int], context: int | None, hidden: Sequence[int], channels: int) -> None:
         super().__init__()
         self.flat = len(shape) == 1
         if self.flat:
-            self.net = mlp([shape[0], *hidden, 1], "silu")
+            self.net = mlp([shape[0] + (context or 0), *hidden, 1], "silu")
         else:
             first = nn.Conv2d(shape[0] + (context or 0), channels, 3, 1, 1)
             cells = [EncoderCell(channels) for _ in range(2)]
             self.net = nn.Sequential(first, *cells, nn.SiLU(), nn.Conv2d(channels, 1, 1))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        if self.flat:
-            return self.net(z)[:, 0]
-        return self.net(z if context is None else torch.cat([z, context], 1)).sum((1, 2, 3))
+        found = self.net(z if context is None else torch.cat([z, context], 1))
+        return found[:, 0] if self.flat else found.sum((1, 2, 3))
 
 
 def soft_clamp(x: Tensor) -> Tensor:

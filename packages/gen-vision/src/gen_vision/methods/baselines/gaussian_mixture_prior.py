@@ -11,9 +11,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from gen_core.harness import config as configs
+from gen_core.harness.errors import UsageError
 from gen_core.harness.method import Method
 from gen_vision import data
-from gen_vision.methods.vae.vae import codes, generated, ready
+from gen_vision.methods.vae.vae import codes, flat, generated
 
 
 class GaussianMixturePrior(Method):
@@ -34,8 +35,7 @@ class GaussianMixturePrior(Method):
     roots: Tensor
 
     def build(self, spec: Any) -> None:
-        (group,) = ready(self, spec).groups
-        k, d = self.config.components, group.z.shape[1]
+        k, d = self.config.components, flat(self, spec)
         for name, shape in {"weights": (k,), "means": (k, d), "roots": (k, d, d)}.items():
             self.register_buffer(name, torch.zeros(shape))
 
@@ -47,6 +47,8 @@ class GaussianMixturePrior(Method):
     def fit(self, data: data.Images, *, seed: int = 0, out: str | Path | None = None, **_: Any) -> Self:
         from sklearn.mixture import GaussianMixture
 
+        if len(data) < self.config.components:
+            raise UsageError(f"components = {self.config.components}: must be at most the {len(data)} images")
         self.prepare(type(self).measure(data), seed)
         z = codes(self.base, data, seed)
         found: Any = GaussianMixture(self.config.components, max_iter=2000, random_state=seed).fit(z.double().numpy())

@@ -17,7 +17,7 @@ from gen_core.harness.fitting import loader
 from gen_core.harness.method import Method
 from gen_core.losses.variational import gaussian_nll, kl_standard_normal
 from gen_vision import data
-from gen_vision.methods.vae.vae import generated, optimizer, ready
+from gen_vision.methods.vae.vae import flat, generated, optimizer
 from gen_vision.networks.latents import gaussian
 from gen_vision.networks.vae import mlp
 
@@ -43,8 +43,7 @@ class TwoStageVAE(Method):
     vae: Method
 
     def build(self, spec: Any) -> None:
-        (group,) = ready(self, spec).groups
-        d, h = group.z.shape[1], self.config.hidden
+        d, h = flat(self, spec), self.config.hidden
         self.encoder, self.decoder = mlp([d, h, h, 2 * d], "relu"), mlp([d, h, h, d], "relu")
         self.log_variance = nn.Parameter(torch.zeros(1))
 

@@ -10,7 +10,8 @@ Deviations: none known in the objective; the official code does not run and is n
 paper (it takes exp(log sigma^2) for sigma and a mean over pixels beside a KL summed over the batch). In a hierarchy
 each side of the KL is conditioned on its own samples z_<k; the paper's choice could not be read. lambda multiplies nats
 summed over latent dimensions; its default is ours. Both images of a pair go through the networks in one batch, so that
-batch norm sees them together. Length, batch and learning rate of the training are the base's own.
+batch norm sees them together. Length, batch and learning rate of the training are the base's own. Of point clouds the
+base is a PointVAE and the transformation `CloudAugment`: a turn about the vertical axis, a factor and jitter.
 """
 
 from typing import Annotated, Any
@@ -25,12 +26,18 @@ from gen_core.harness.fitting import loader
 from gen_core.harness.method import Method
 from gen_vision import data
 from gen_vision.augment import AffineNoise
+from gen_vision.clouds import CloudAugment, Clouds
+from gen_vision.methods.vae.point_vae import PointVAE
 from gen_vision.methods.vae.vae import VAE, optimizer, progress
 from gen_vision.networks.latents import inconsistency
 
 
 class CRVAE(Method):
-    """`CRVAE(vae=IWAE()).fit(images)`; own transformation: `CRVAE(transform=module)`, images in [0, 1] to the same."""
+    """`CRVAE(vae=IWAE()).fit(images)`; own transformation: `CRVAE(transform=module)`, images in [0, 1] to the same.
+
+    `CRVAE(vae=PointVAE()).fit(clouds)`: the four fields of the transformation are of images; for clouds give
+    `transform`.
+    """
 
     class Config(configs.Config):
         """Hyper-parameters beside the base's."""
@@ -52,15 +59,20 @@ class CRVAE(Method):
     transform: nn.Module
 
     def build(self, spec: Any) -> None:
-        config = self.config
+        config, of_clouds = self.config, "points" in spec
         if self.lacks("vae"):
-            self.vae = VAE()
+            self.vae = PointVAE() if of_clouds else VAE()
         if not hasattr(self.vae, "terms"):
             raise UsageError(
                 f"vae: a {type(self.vae).__name__} is no VAE; give a VAE, BetaVAE, IWAE or HierarchicalVAE"
             )
         self.vae.prepare(spec, torch.initial_seed())  # the seed of this build: the base starts as it would alone
-        if self.lacks("transform"):
+        if self.lacks("transform") and of_clouds:
+            fields = {name: type(config).model_fields[name].default for name in ("rotation", "shift", "scale", "flip")}
+            if own := [name for name, default in fields.items() if getattr(config, name) != default]:
+                raise UsageError(f"{', '.join(own)}: of images; for point clouds give another `transform`")
+            self.transform = CloudAugment()
+        elif self.lacks("transform"):
             affine = AffineNoise(
                 rotation=config.rotation, scale=config.scale, shift=config.shift, noise=0, flip=config.flip
             )
@@ -75,15 +87,15 @@ class CRVAE(Method):
     def max_epochs(self) -> int:
         return self.base.max_epochs
 
-    def batches(self, data: data.Images, seed: int) -> Any:
-        return loader([data.images], min(self.base.config.batch_size, len(data)), seed, drop_last=True)
+    def batches(self, data: data.Images | Clouds, seed: int) -> Any:
+        return loader([type(self).inputs(data)], min(self.base.config.batch_size, len(data)), seed, drop_last=True)
 
     def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
         images = data.unit(batch[0], self.dtype)
         return self.objective(images, self.changed(images), progress(self))
 
     def objective(self, images: Tensor, changed: Tensor, done: float = 1.0) -> Tensor:
-        """-L(x) - L(x') + lambda KL(q(z|x') || q(z|x)), nats, means over the pairs; both (b, c, h, w) in [0, 1]."""
+        """-L(x) - L(x') + lambda KL(q(z|x') || q(z|x)), nats, means over pairs; images in [0, 1], or clouds."""
         n, config = len(images), self.config
         x = self.base.likelihood.observe(torch.cat([images, changed]))
         found = self.base.infer(x, self.base.samples_per_step)
@@ -102,22 +114,23 @@ class CRVAE(Method):
         if found.shape != images.shape:
             raise UsageError(f"transform: must keep the shape {tuple(images.shape)}, gave {tuple(found.shape)}")
         low, high = found.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise UsageError(f"transform: must stay in [0, 1], gave values from {low:.4g} to {high:.4g}")
+        least, most = self.base.likelihood.span
+        if not (low >= least and high <= most):  # also NaN
+            raise UsageError(f"transform: must stay in [{least:g}, {most:g}], gave values from {low:.4g} to {high:.4g}")
         return found
 
     def configure_optimizers(self) -> Any:
         return optimizer(self, self.base.config.learning_rate, self.base.config.decay)
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Posterior means: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
+        """Posterior means: images (b, c, h, w), uint8 or float in [0, 1], or clouds (b, p, 3) -> (b, d)."""
         return self.base(batch)
 
     def sample(self, n: int, **options: Any) -> Tensor:
         """As the base."""
         return self.base.sample(n, **options)
 
-    def reconstruct(self, images: data.Images | Tensor, batch_size: int = 500) -> Tensor:
+    def reconstruct(self, images: data.Images | Clouds | Tensor, batch_size: int = 500) -> Tensor:
         """As the base."""
         return self.base.reconstruct(images, batch_size)
 

@@ -77,7 +77,7 @@ class HierarchicalVAE(VAE):
             self.down.append(nn.Sequential(*to_finer, *cells))
         self.start = nn.Parameter(torch.zeros(1, width, *sides[-1]))
         self.prior = nn.ModuleList(nn.Sequential(nn.ELU(), nn.Conv2d(width, 2 * config.latent, 1)) for _ in scales[1:])
-        self.merge = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in scales)
+        self.merge = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in scales[1:])
         self.residual = nn.ModuleList(
             nn.Sequential(nn.ELU(), nn.Conv2d(width, 2 * config.latent, 3, 1, 1)) for _ in scales
         )
@@ -130,7 +130,7 @@ class HierarchicalVAE(VAE):
         self, k: int, feature: Tensor, mean: Tensor, log_variance: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z_k | x, z_<k), a step from those of the prior."""
-        seen = feature if context is None else feature + self.merge[k](context)
+        seen = feature if context is None else feature + self.merge[k - 1](context)
         change, log_change = self.residual[k](seen).chunk(2, 1)
         return soft_clamp(mean + change), 2 * soft_clamp(log_variance / 2 + log_change)
 

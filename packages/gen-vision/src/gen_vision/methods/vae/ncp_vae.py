@@ -88,7 +88,7 @@ class NCPVAE(Method):
             for k, group in enumerate(groups):
                 try:
                     self.log_ratio(k, group.z, group.context)
-                except (RuntimeError, ValueError) as error:
+                except (RuntimeError, ValueError, TypeError) as error:
                     where = f"classifiers[{k}], of z of shape {tuple(group.z.shape)}"
                     raise UsageError(f"{where}: must give one logit a row, (b,): {error}") from None
 
@@ -162,6 +162,10 @@ class NCPVAE(Method):
             UserWarning: by `sir`, where few of the M proposals carry all weight.
         """
         m, kind = self.config.proposals if proposals is None else proposals, sampler or self.config.sampler
+        if kind not in ("sir", "langevin"):
+            raise UsageError(f"sampler = {kind!r}: must be 'sir' or 'langevin'")
+        if unknown := sorted((groups or set()) - set(range(len(self.classifiers)))):
+            raise UsageError(f"groups = {unknown}: the VAE has groups 0 to {len(self.classifiers) - 1}")
         if m < 1:
             raise UsageError(f"proposals = {m}: must be at least 1")
 
@@ -175,7 +179,8 @@ class NCPVAE(Method):
     def proposed(self, k: int, mean: Tensor, log_variance: Tensor, m: int) -> Tensor:
         """M samples of p(z_k | z_<k) a row, (b, M, ...)."""
         given = [t[:, None].expand(-1, m, *t.shape[1:]).flatten(0, 1) for t in (mean, log_variance)]
-        found = self.propose(None, None, given[0]) if k == 0 else self.propose(given[0], given[1], given[0])
+        own = k == 0 and hasattr(self.base, "prior_samples")
+        found = self.propose(None if own else given[0], None if own else given[1], given[0])
         return found.view(len(mean), m, *mean.shape[1:])
 
     def resampled(self, k: int, mean: Tensor, log_variance: Tensor, context: Tensor | None, m: int) -> Tensor:
@@ -224,9 +229,11 @@ class NCPVAE(Method):
         by as much.
 
         Args:
-            samples: of the prior; of each context in lower groups the `contexts`-th part, at least 100.
-            contexts: drawn from the re-weighted prior.
+            samples: of the prior, in all; each context has its part of them, at least 100.
+            contexts: drawn from the re-weighted prior, at least 2.
         """
+        if contexts < 2:
+            raise UsageError(f"contexts = {contexts}: must be at least 2, for an error")
         found: list[LogPartition] = []
 
         def choose(k: int, mean: Tensor, log_variance: Tensor, context: Tensor | None) -> Tensor:
@@ -234,8 +241,8 @@ class NCPVAE(Method):
             z = self.proposed(k, mean, log_variance, m)
             log_r = self.ratio_of(k, z, context)
             value, error = log_partition(log_r if k else log_r.flatten())
-            if k:  # error of the mean over contexts: theirs, and their spread
-                value, error = value.mean(), ((error.square().mean() + value.var()) / contexts).sqrt()
+            if k:  # the spread over contexts, in which the error of each is contained
+                value, error = value.mean(), (value.var() / contexts).sqrt()
             found.append(LogPartition(value, error))
             return sir(z, log_r).samples
 
@@ -256,7 +263,7 @@ class FunctionVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.encode, self.decode, self.prior_samples = encode, decode, prior
-        self.likelihood = _Shown()
+        self.likelihood, self.dtype, self.device = _Shown(), torch.float32, torch.device("cpu")
 
     @property
     def base(self) -> "FunctionVAE":
@@ -269,6 +276,13 @@ class FunctionVAE(nn.Module):
         self.like = z[:1]
         return Latents([Group(z, mean, torch.zeros_like(mean) if log_variance is None else log_variance)], z)
 
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.infer(data.unit(batch)).groups[0].mean
+
+    def reconstruct(self, images: data.Images | Tensor, batch_size: int = 500) -> Tensor:
+        pixels = images.images if isinstance(images, data.Images) else images
+        return torch.cat([self.decode(self(part)) for part in pixels.split(batch_size)])
+
     def generate(self, rows: int, choose: Choose) -> Tensor:
         zero = self.like.new_zeros(rows, *self.like.shape[1:])
         return self.decode(choose(0, zero, zero, None))
@@ -280,7 +294,7 @@ class _Shown:
     def observe(self, images: Tensor) -> Tensor:
         return images
 
-    expected = mean = sample = observe
+    expected = mean = sample = shown = observe
 
 
 def fit_prior(

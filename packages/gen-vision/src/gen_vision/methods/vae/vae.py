@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gen_core.harness.errors import Diverged, UsageError
 from gen_core.harness.fitting import loader
-from gen_core.harness.method import Method
+from gen_core.harness.method import Method, evaluating
 from gen_vision import data
 from gen_vision.networks.latents import Group, Latents, gaussian, seeded
 from gen_vision.networks.likelihoods import LikelihoodConfig, likelihood
@@ -78,6 +78,9 @@ class VAE(Method):
 
     def batches(self, data: data.Images, seed: int) -> Any:
         return loader([data.images], min(self.config.batch_size, len(data)), seed, drop_last=True)
+
+    def setup(self, stage: str) -> None:
+        self.to(self.dtype)  # networks of the user's may come in another precision
 
     def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
         x = self.likelihood.observe(data.unit(batch[0], self.dtype))
@@ -175,11 +178,9 @@ class VAE(Method):
     def reconstruct(self, images: data.Images | Tensor, batch_size: int = 500) -> Tensor:
         """E[x|z] at the posterior's mean, (n, c, h, w) in [0, 1], on the CPU."""
         pixels = images.images if isinstance(images, data.Images) else images
-        training = self.training
-        self.eval()
-        found = [self.likelihood.mean(self.rebuild(self.expected(part))).cpu() for part in pixels.split(batch_size)]
-        self.train(training)
-        return torch.cat(found)
+        with evaluating(self):
+            parts = (self.likelihood.mean(self.rebuild(self.expected(part))) for part in pixels.split(batch_size))
+            return torch.cat([part.float().cpu() for part in parts])
 
     def rebuild(self, x: Tensor) -> Tensor:
         """The decoder's answer at the posterior's mean."""
@@ -192,17 +193,15 @@ class VAE(Method):
         It is those `dims` dimensions of the top group whose posterior is narrowest at the image; groups below follow at
         their prior's mean. (dims, steps, c, h, w) in [0, 1].
         """
-        training = self.training
-        self.eval()
-        mean, log_variance = self.posterior(self.expected(image[None]))
-        shape, flat = mean.shape[1:], mean.flatten(1)
-        chosen = log_variance.flatten().argsort()[:dims]
-        z = flat.repeat(len(chosen) * steps, 1)
-        values = torch.linspace(-reach, reach, steps, device=z.device, dtype=z.dtype).repeat(len(chosen))
-        z[torch.arange(len(z)), chosen.repeat_interleave(steps)] = values
-        top = z.view(-1, *shape)
-        found = self.likelihood.mean(self.generate(len(z), lambda k, mean, *_: mean if k else top)).cpu()
-        self.train(training)
+        with evaluating(self):
+            mean, log_variance = self.posterior(self.expected(image[None]))
+            chosen = log_variance.flatten().argsort()[:dims]
+            z = mean.flatten(1).repeat(len(chosen) * steps, 1)
+            values = torch.linspace(-reach, reach, steps, device=z.device, dtype=z.dtype).repeat(len(chosen))
+            z[torch.arange(len(z)), chosen.repeat_interleave(steps)] = values
+            top = z.view(-1, *mean.shape[1:])
+            parameters = self.generate(len(z), lambda k, mean, *_: mean if k else top)
+            found = self.likelihood.mean(parameters).float().cpu()
         return found.view(len(chosen), steps, *found.shape[1:])
 
     @property
@@ -257,8 +256,8 @@ def ready(model: Any, spec: Any) -> Latents:
     """The latents of two blank images under `model.vae`, refused where that is no trained VAE of such images."""
     if model.lacks("vae"):
         raise UsageError("vae: give a trained VAE; on the command line --given.vae RUN")
-    vae, base = model.vae, getattr(model.vae, "base", None)
-    if base is None:
+    vae = model.vae
+    if not hasattr(type(vae), "base"):
         raise UsageError(f"vae: a {type(vae).__name__} is no VAE")
     if isinstance(vae, Method):
         if vae.spec is None:
@@ -266,23 +265,30 @@ def ready(model: Any, spec: Any) -> Latents:
         built, wanted = (tuple(sizes[side] for side in ("channels", "height", "width")) for sizes in (vae.spec, spec))
         if built != wanted:
             raise UsageError(f"vae: was trained on images of (c, h, w) = {built}, the data has {wanted}")
+    base: Any = vae.base
     with seeded(vae, 0):
         blank = torch.zeros(2, spec["channels"], spec["height"], spec["width"])
         return base.infer(base.likelihood.expected(blank))
+
+
+def flat(model: Any, spec: Any) -> int:
+    """Dimensions of the one flat group of `model.vae`; other VAEs are refused."""
+    groups = ready(model, spec).groups
+    shapes = [tuple(group.z.shape[1:]) for group in groups]
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise UsageError(f"vae: {type(model).__name__} takes one flat group of latents, this VAE has {shapes}")
+    return shapes[0][0]
 
 
 @torch.no_grad()
 def expect(name: str, net: nn.Module, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Refuse a network that does not map (b, *given) to (b, *wanted); a dry run that leaves it as it was."""
     like = next(net.parameters(), torch.zeros(()))
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     try:
-        out = net(torch.zeros(2, *given, dtype=like.dtype, device=like.device))
-    except RuntimeError as error:
+        with evaluating(net):
+            out = net(torch.zeros(2, *given, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(f"{name}: does not take shape (b, {', '.join(map(str, given))}): {error}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if tuple(out.shape) != (2, *wanted):
-        raise UsageError(f"{name}: must map (2, *{given}) to {(2, *wanted)}, gave shape {tuple(out.shape)}")
+    found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+    if found != f"shape {(2, *wanted)}":
+        raise UsageError(f"{name}: must map (2, *{given}) to {(2, *wanted)}, gave {found}")
