@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from gen_core.harness.errors import Diverged, LabelsMissing, UsageError
 from gen_core.harness.recipes import load as recipe
 from gen_core.losses.geometry import chamfer
-from gen_vision import CRVAE, VAE, PointVAE, RawPixels, SimCLR, data, protocols
+from gen_vision import CRVAE, NCPVAE, VAE, PointVAE, RawPixels, SimCLR, data, pictures, protocols
 from gen_vision.clouds import CloudAugment, Clouds, plotted, shapes
+from gen_vision.data import Images
 from gen_vision.methods.vae.point_vae import Folding, SetEncoder, covariances, nearest, pooled
 from gen_vision.registry import DOMAIN
 
@@ -401,6 +403,21 @@ def test_images_and_clouds_do_not_meet(small: Clouds) -> None:
         flat.embed(small)
     with pytest.raises(UsageError, match="protocol clouds: the data are images"):
         protocols.clouds(SimpleNamespace(model=flat, data=digits, seed=0))
+
+
+def test_clouds_are_drawn_as_pictures(small: Clouds, tmp_path: Path) -> None:
+    pictures.samples(small.points[:20], tmp_path / "samples.png")
+    assert Image.open(tmp_path / "samples.png").size == (4 * 162 + 2, 4 * 162 + 2)  # 16 of them
+    shown = np.asarray(Image.open(tmp_path / "samples.png").convert("L"))
+    assert len(np.unique(shown)) > 10
+    pictures.reconstructions(small.points[:2], small.points[2:4], tmp_path / "pairs.png")
+    assert Image.open(tmp_path / "pairs.png").size == (2 * 162 + 2, 2 * 162 + 2)
+
+
+def test_ncp_vae_refuses_a_base_of_clouds() -> None:
+    images = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UsageError, match=r"was trained on images of .* the data has \(1, 8, 8\)"):
+        NCPVAE(vae=built()).prepare(data.spec(images))
 
 
 def test_the_recipe() -> None:

@@ -35,12 +35,22 @@ def beside(first: Tensor, second: Tensor, columns: int) -> Tensor:
 
 def samples(images: Tensor, path: Path) -> None:
     """Images (n, c, h, w) in [0, 1] in about as many rows as columns -> a file."""
+    images = _flat(images)
     save(grid(images, math.ceil(math.sqrt(len(images)))), path)
 
 
 def reconstructions(originals: Tensor, made: Tensor, path: Path) -> None:
     """Rows of originals, each above what was made of it -> a file."""
-    save(beside(originals, made, min(8, len(made))), path)
+    save(beside(_flat(originals), _flat(made), min(8, len(made))), path)
+
+
+def _flat(images: Tensor) -> Tensor:
+    """Images as they are; of point clouds (n, p, 3) the first 16 as plots."""
+    if images.ndim == 4:
+        return images
+    from gen_vision.clouds import plotted
+
+    return plotted(images[:16])
 
 
 def save(picture: Tensor, path: Path) -> None:

@@ -262,7 +262,8 @@ def ready(model: Any, spec: Any) -> Latents:
     if isinstance(vae, Method):
         if vae.spec is None:
             raise UsageError(f"vae: this {type(vae).__name__} is not trained; fit it first")
-        built, wanted = (tuple(sizes[side] for side in ("channels", "height", "width")) for sizes in (vae.spec, spec))
+        names = ("channels", "height", "width")
+        wanted, built = tuple(spec[name] for name in names), tuple(dict(vae.spec).get(name) for name in names)
         if built != wanted:
             raise UsageError(f"vae: was trained on images of (c, h, w) = {built}, the data has {wanted}")
     base: Any = vae.base
