@@ -36,6 +36,7 @@ MODULES = [
     "gen_core.evaluation.disentangle",
     "gen_core.evaluation.few_shot",
     "gen_core.evaluation.frechet",
+    "gen_core.evaluation.latent",
     "gen_core.evaluation.ood",
     "gen_core.evaluation.gzsl",
     "gen_core.evaluation.ranking",

@@ -159,6 +159,10 @@ _HOMES = {
         "gzsl_accuracy",
         "per_class_accuracy",
     ],
+    "latent": [
+        "active_units",
+        "latent_information",
+    ],
     "ood": [
         "OODMetrics",
         "energy_score",
