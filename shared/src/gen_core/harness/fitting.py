@@ -238,7 +238,6 @@ def run(
     devices: Any = 1,
     logger: str = "tensorboard",
     progress: bool = True,
-    pictures: bool = True,
     callbacks: Sequence[Callback] = (),
     **trainer: Any,
 ) -> None:
@@ -255,7 +254,7 @@ def run(
         checkpoint = out / LAST if (out / LAST).exists() else None
         if checkpoint and not zipfile.is_zipfile(checkpoint):
             raise UsageError(f"{checkpoint} is truncated or no checkpoint; remove it to start again from step 0")
-    shown = [Pictures(out)] if out and pictures and hasattr(model, "pictures") else []
+    shown = [Pictures(out)] if out and logger != "none" and hasattr(model, "pictures") else []
     options: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,

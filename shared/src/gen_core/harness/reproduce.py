@@ -111,7 +111,7 @@ def _cell(job: Job) -> None:
         started = time.monotonic()
         run = runs.Run(None, job.domain.load_data(job.data), job.seed)
         work = job.folder / f"{job.stem}-{job.key[:8]}.run"
-        fit = {"out": work, "resume": True, "progress": False, "pictures": False, "logger": "none", **job.options}
+        fit = {"out": work, "resume": True, "progress": False, "logger": "none", **job.options}
         if job.stage:
             fit["out"] = job.stage
         arm = job.arm

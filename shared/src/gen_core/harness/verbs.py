@@ -308,7 +308,7 @@ def _write(out: Path, draw: Callable[[Path], None], **arrays: Any) -> None:
     try:
         if out.suffix.lower() == ".npz":
             with out.open("wb") as file:
-                np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+                cast(Any, np).savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
         else:
             draw(out)
     except OSError as error:
