@@ -307,7 +307,7 @@ def test_it_learns_keeps_its_weights_and_is_evaluated(small: Clouds, tmp_path: P
     untrained.prepare(data.spec(small), seed=0)
     test = small.test
     assert test is not None
-    model = PointVAE(config).fit(small, seed=0, out=tmp_path / "run", logger="none", pictures=False, **CPU)
+    model = PointVAE(config).fit(small, seed=0, out=tmp_path / "run", logger="none", **CPU)
     before, after = (float(chamfer(m.reconstruct(test), test.points)) for m in (untrained, model))
     fixed = small.points[:1].expand(len(test), -1, -1)  # one answer for all, as a collapsed code gives
     assert after < 0.3 * before  # measured 0.12
