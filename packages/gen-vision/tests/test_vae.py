@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli as Bits
 from torch.distributions import Normal, kl_divergence
 
-from gen_core.harness import cli
+from gen_core.harness import cli, report
 from gen_core.harness.errors import Diverged, UsageError
 from gen_vision import IWAE, VAE, BetaVAE, HierarchicalVAE, data, pictures, protocols
 from gen_vision.data import Images
@@ -963,15 +963,15 @@ def test_beside_puts_each_row_above_its_partner() -> None:
 def test_save_writes_a_png(tmp_path: Path) -> None:
     colour = torch.zeros(3, 2, 3)
     colour[0, 0, 0], colour[1, 0, 2], colour[2, 1, 1] = 1.0, 0.5, 0.25
-    pictures.save(colour, tmp_path / "colour.png")
+    report.picture(colour, tmp_path / "colour.png")
     with Image.open(tmp_path / "colour.png") as image:
         assert image.format == "PNG" and image.size == (3, 2) and image.mode == "RGB"
         assert image.getpixel((0, 0)) == (255, 0, 0) and image.getpixel((2, 0)) == (0, 128, 0)
         assert image.getpixel((1, 1)) == (0, 0, 64) and image.getpixel((0, 1)) == (0, 0, 0)
-    pictures.save(torch.tensor([[[-1.0, 0.2], [0.999, 7.0]]]), tmp_path / "grey.png")
+    report.picture(torch.tensor([[[-1.0, 0.2], [0.999, 7.0]]]), tmp_path / "grey.png")
     with Image.open(tmp_path / "grey.png") as image:
         assert image.mode == "L" and np.asarray(image).tolist() == [[0, 51], [255, 255]]
-    pictures.save(torch.tensor([0.2, 0.4]).view(2, 1, 1).expand(2, 3, 4), tmp_path / "two.png")  # the first channel
+    report.picture(torch.tensor([0.2, 0.4]).view(2, 1, 1).expand(2, 3, 4), tmp_path / "two.png")  # the first channel
     with Image.open(tmp_path / "two.png") as image:
         assert image.mode == "L" and image.size == (4, 3) and image.getpixel((3, 2)) == 51
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+from gen_core.harness import report
 
 MARGIN = 2
 SMALLEST = 64
@@ -36,12 +37,12 @@ def beside(first: Tensor, second: Tensor, columns: int) -> Tensor:
 def samples(images: Tensor, path: Path) -> None:
     """Images (n, c, h, w) in [0, 1] in about as many rows as columns -> a file."""
     images = _flat(images)
-    save(grid(images, math.ceil(math.sqrt(len(images)))), path)
+    report.picture(grid(images, math.ceil(math.sqrt(len(images)))), path)
 
 
 def reconstructions(originals: Tensor, made: Tensor, path: Path) -> None:
     """Rows of originals, each above what was made of it -> a file."""
-    save(beside(_flat(originals), _flat(made), min(8, len(made))), path)
+    report.picture(beside(_flat(originals), _flat(made), min(8, len(made))), path)
 
 
 def _flat(images: Tensor) -> Tensor:
@@ -51,11 +52,3 @@ def _flat(images: Tensor) -> Tensor:
     from gen_vision.clouds import plotted
 
     return plotted(images[:16])
-
-
-def save(picture: Tensor, path: Path) -> None:
-    """(c, h, w) in [0, 1] with one or three channels -> an image file of the kind that the name's ending says."""
-    if picture.shape[0] not in (1, 3):
-        picture = picture[:1]
-    array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)).save(path)

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gen_core.evaluation import cluster, latent, probe
+from gen_core.estimators import Pairs, nce
+from gen_core.evaluation import cluster, frechet_features, latent, probe
 from gen_core.harness import report
 from gen_core.harness.errors import UsageError
 from gen_core.losses.geometry import chamfer
 from gen_core.losses.variational import bits_per_dim
 from gen_vision import pictures
 from gen_vision.augment import AffineNoise
-from gen_vision.clouds import CloudAugment, Clouds, plotted, spread
+from gen_vision.clouds import CloudAugment, Clouds, spread
 from gen_vision.data import Images, split, unit
 from gen_vision.networks.latents import inconsistency, seeded
 
@@ -207,8 +208,10 @@ def generation(
     metrics = extractor.compare(real, drawn(), net, k)
     name = next(iter(metrics))
 
+    known = extractor.features(net, real)
+
     def distance(images: Tensor) -> float:
-        return extractor.compare(real, images, net, k)[name]
+        return frechet_features(known, extractor.features(net, images))
 
     with seeded(base, run.seed):
         shown = run.data.take(torch.randperm(len(run.data))[:samples]).images.split(500)
@@ -233,7 +236,7 @@ def _classifiers(run: Any, base: Any, test: Images) -> dict[str, float]:
             found = base.infer(base.likelihood.observe(unit(part, base.dtype).to(base.device)))
             pairs = [run.model.logits(group, found) for group in range(len(found.groups))]
             right = right + torch.stack([((p > 0).sum() + (q <= 0).sum()).cpu() / 2 for p, q in pairs])
-            losses = losses + len(part) * run.model.losses(found).cpu()
+            losses = losses + len(part) * torch.stack([-nce(Pairs(*pair)) for pair in pairs]).cpu()
             n += len(part)
     metrics: dict[str, float] = {}
     for group, partition in enumerate(run.model.log_partition(seed=run.seed)):
@@ -261,8 +264,7 @@ def figures(run: Any, folder: Path) -> None:
     if isinstance(shown, Clouds):
         if hasattr(run.model, "reconstruct"):
             few = spread(shown.points)
-            made = run.model.reconstruct(few)
-            pictures.reconstructions(plotted(few), plotted(made), folder / "reconstructions.png")
+            pictures.reconstructions(few, run.model.reconstruct(few), folder / "reconstructions.png")
         return
     if hasattr(run.model, "sample"):
         pictures.samples(run.model.sample(64), folder / "samples.png")
@@ -270,7 +272,7 @@ def figures(run: Any, folder: Path) -> None:
         few = shown.images[:32]
         pictures.reconstructions(unit(few), run.model.reconstruct(few), folder / "reconstructions.png")
         swept = run.model.base.traverse(unit(shown.images[0]))
-        pictures.save(pictures.grid(swept.flatten(0, 1), swept.shape[1]), folder / "traversal.png")
+        report.picture(pictures.grid(swept.flatten(0, 1), swept.shape[1]), folder / "traversal.png")
 
 
 def _embedded(run: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

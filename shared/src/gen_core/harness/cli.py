@@ -192,7 +192,12 @@ def _with_data_options(domain: Domain, shape: Any) -> Any:
         return shape
     options = domain.data_options.items()
     extra = [(name, Annotated[str | None, arg(help=text)], field(default=None)) for name, text in options]
-    made = dataclasses.make_dataclass(shape.__name__, extra, bases=(shape,), kw_only=True)
+    return _extended(shape, extra)
+
+
+def _extended(shape: Any, fields: list[Any]) -> Any:
+    """The options with further fields."""
+    made = dataclasses.make_dataclass(shape.__name__, fields, bases=(shape,), kw_only=True)
     made.__doc__ = shape.__doc__
     return made
 
@@ -211,11 +216,7 @@ def _with_stages(domain: Domain, target: str, cls: Any, shape: Any, argv: list[s
             plain = _unchecked(domain.method(stage.method).Config(**stage.config))
             hint = Annotated[FlagConversionOff[plain], arg(name=f"given.{name}")]
             more.append((f"given_{name}_fields", hint, field(default_factory=plain)))
-    if not more:
-        return shape
-    made = dataclasses.make_dataclass(shape.__name__, more, bases=(shape,), kw_only=True)
-    made.__doc__ = shape.__doc__
-    return made
+    return _extended(shape, more) if more else shape
 
 
 def _unchecked(config: configs.Config) -> Any:

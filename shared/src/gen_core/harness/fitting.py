@@ -83,10 +83,10 @@ def _whole(batch: Any) -> Any:
 
 
 def loader(tensors: Sequence[Tensor], batch_size: int, seed: int, drop_last: bool = False) -> DataLoader[Any]:
-    """Batches of rows in the order that `seed` says."""
+    """Batches of rows in the order that `seed` says; fewer rows than `batch_size` are one batch."""
     rows = Rows(*tensors)
     order = Shuffle(len(rows), seed)
-    return DataLoader(rows, batch_size, sampler=order, drop_last=drop_last, collate_fn=_whole)
+    return DataLoader(rows, min(batch_size, len(rows)), sampler=order, drop_last=drop_last, collate_fn=_whole)
 
 
 class Repeat(Sized):

@@ -67,14 +67,17 @@ class Method(lightning.LightningModule):
     @classmethod
     def parts(cls) -> list[str]:
         """Names of the networks that a user may give."""
-        hints = {name: hint for base in cls.__mro__ for name, hint in inspect.get_annotations(base).items()}
-        return sorted(name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, nn.Module))
+        return sorted(cls._kinds())
 
     @classmethod
     def stages(cls) -> list[str]:
         """Names of the parts that are methods themselves: a recipe's `given`, `--given.NAME` on the command line."""
+        return sorted(name for name, kind in cls._kinds().items() if issubclass(kind, Method))
+
+    @classmethod
+    def _kinds(cls) -> dict[str, type[nn.Module]]:
         hints = {name: hint for base in cls.__mro__ for name, hint in inspect.get_annotations(base).items()}
-        return sorted(name for name in cls.parts() if issubclass(hints[name], Method))
+        return {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, nn.Module)}
 
     def lacks(self, part: str) -> bool:
         """True where `build` has to make the part, because none was given."""

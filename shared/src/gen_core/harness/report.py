@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,15 +160,11 @@ def embedding_map(z: Any, labels: Any, classes: Sequence[str], out: Path) -> Non
 
 
 def picture(image: Any, out: Path) -> None:
-    """An image (c, h, w) in [0, 1] with one or three channels as a png."""
-    from matplotlib import image as files
+    """An image (c, h, w) in [0, 1] as a file of the kind that the name's ending says; grey unless it has 3 channels."""
+    from PIL import Image
 
-    pixels = np.asarray(image).transpose(1, 2, 0)
-    save = cast(Any, files).imsave  # its types are partly unknown
-    if pixels.shape[2] == 3:
-        save(out, pixels)
-    else:
-        save(out, pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
+    pixels = (np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]).save(out)
 
 
 def summarise(values: Sequence[float]) -> str:

@@ -262,11 +262,8 @@ def embed(domain: Domain, options: Embed) -> int:
     _to_device(options, run)
     vectors = np.asarray(run.model.embed(run.data))
     ids = np.array(domain.module("data").ids(run.data))
-    try:
-        with options.out.open("wb") as file:
-            np.savez(file, ids=ids, vectors=vectors)
-    except OSError as error:
-        raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
+    with _writing(f"--out {options.out}"):
+        _save(options.out, ids=ids, vectors=vectors)
     print(f"wrote {options.out}: ids {ids.shape}, vectors {vectors.shape}")
     return 0
 
@@ -300,20 +297,32 @@ def _count(n: int) -> int:
 
 def _write(out: Path, draw: Callable[[Path], None], **arrays: Any) -> None:
     """A picture, or an npz of the arrays, by the name's ending."""
-    import numpy as np
-
     allowed = (".png", ".jpg", ".jpeg", ".npz")
     if out.suffix.lower() not in allowed:
         raise UsageError(f"--out {out}: must end in {', '.join(allowed)}")
-    try:
+    with _writing(f"--out {out}"):
         if out.suffix.lower() == ".npz":
-            with out.open("wb") as file:
-                cast(Any, np).savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+            _save(out, **arrays)
         else:
             draw(out)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error})") from None
     print(f"wrote {out}")
+
+
+def _save(out: Path, **arrays: Any) -> None:
+    """An npz of the arrays, under the very name that was asked for."""
+    import numpy as np
+
+    with out.open("wb") as file:
+        cast(Any, np).savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+
+
+@contextlib.contextmanager
+def _writing(flag: str) -> Generator[None]:
+    """What cannot be written is wrong use of the flag that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{flag}: cannot be written ({error})") from None
 
 
 def recommend(domain: Domain, options: Recommend) -> int:
@@ -340,13 +349,13 @@ def predict(domain: Domain, options: Predict) -> int:
     _to_device(options, run)
     columns: dict[str, Any] = run.model.predict(run.data)
     rows = list(zip(*columns.values(), strict=True))
-    try:
-        with options.out.open("w", newline="") if options.out else contextlib.nullcontext(sys.stdout) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows if options.out else itertools.islice(rows, PREVIEW))
-    except OSError as error:
-        raise UsageError(f"--out {options.out}: cannot be written ({error})") from None
+    with (
+        _writing(f"--out {options.out}"),
+        options.out.open("w", newline="") if options.out else contextlib.nullcontext(sys.stdout) as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows if options.out else itertools.islice(rows, PREVIEW))
     if options.out:
         print(f"wrote {options.out}: {len(rows)} rows of {', '.join(columns)}")
     elif len(rows) > PREVIEW:
@@ -403,10 +412,8 @@ def reproduce(domain: Domain, options: Any, method: str, overrides: dict[str, An
     if record is None:
         return 0
     if options.json:
-        try:
+        with _writing(f"--json {options.json}"):
             runs.write_json(options.json, record)
-        except OSError as error:
-            raise UsageError(f"--json {options.json}: cannot be written ({error})") from None
     from rich.console import Console
 
     from gen_core.harness import report

@@ -1,6 +1,6 @@
 """Encoders: images (b, c, h, w) to representations (b, d)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +52,21 @@ def _resnet(name: str, channels: int) -> nn.Module:
 
 
 @torch.no_grad()
+def dry_run(net: nn.Module, *shape: int) -> Any:
+    """What the net makes of two blank inputs of that shape, in its own precision; it stays as it was."""
+    like = next(net.parameters(), torch.zeros(()))
+    with evaluating(net):
+        return net(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))
+
+
 def width_of(net: nn.Module, channels: int, height: int, width: int) -> int:
     """d of an encoder (b, c, h, w) -> (b, d), measured by a dry run in eval mode that leaves it as it was.
 
     Raises:
         ValueError: the network refuses images of this size, or gives something else than a (b, d) matrix.
     """
-    like = next(net.parameters(), torch.zeros(()))
     try:
-        with evaluating(net):
-            out: Tensor = net(torch.zeros(2, channels, height, width, dtype=like.dtype, device=like.device))
+        out: Tensor = dry_run(net, channels, height, width)
     except RuntimeError as error:
         raise ValueError(f"encoder: does not take images of shape ({channels}, {height}, {width}): {error}") from error
     if out.ndim != 2 or out.shape[0] != 2:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from gen_core.harness import config as configs
 from gen_core.harness.errors import UsageError
-from gen_core.harness.method import Method
 from gen_vision import data
-from gen_vision.methods.vae.vae import codes, flat, generated
+from gen_vision.methods.vae.vae import OnVAE, codes, flat, generated
 
 
-class GaussianMixturePrior(Method):
+class GaussianMixturePrior(OnVAE):
     """`GaussianMixturePrior(vae=trained).fit(images).sample(64)`; VAEs with one flat group of latents."""
 
     class Config(configs.Config):
@@ -26,10 +25,6 @@ class GaussianMixturePrior(Method):
         components: PositiveInt = 10
         """Gaussians in the mixture."""
 
-    measure = staticmethod(data.spec)
-    inputs = staticmethod(data.pixels)
-    frozen = ("vae",)
-    vae: Method
     weights: Tensor
     means: Tensor
     roots: Tensor
@@ -38,11 +33,6 @@ class GaussianMixturePrior(Method):
         k, d = self.config.components, flat(self, spec)
         for name, shape in {"weights": (k,), "means": (k, d), "roots": (k, d, d)}.items():
             self.register_buffer(name, torch.zeros(shape))
-
-    @property
-    def base(self) -> Any:
-        """The VAE itself."""
-        return self.vae.base
 
     def fit(self, data: data.Images, *, seed: int = 0, out: str | Path | None = None, **_: Any) -> Self:
         from sklearn.mixture import GaussianMixture
@@ -58,10 +48,6 @@ class GaussianMixturePrior(Method):
         if out:
             self.save(out)
         return self
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Posterior means: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
-        return self.base(batch)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, mean: bool = True, batch_size: int = 500) -> Tensor:

@@ -13,16 +13,14 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from gen_core.harness import config as configs
-from gen_core.harness.fitting import loader
-from gen_core.harness.method import Method
 from gen_core.losses.variational import gaussian_nll, kl_standard_normal
 from gen_vision import data
-from gen_vision.methods.vae.vae import flat, generated, optimizer
+from gen_vision.methods.vae.vae import OnVAE, flat, generated, optimizer
 from gen_vision.networks.latents import gaussian
 from gen_vision.networks.vae import mlp
 
 
-class TwoStageVAE(Method):
+class TwoStageVAE(OnVAE):
     """`TwoStageVAE(vae=trained).fit(images).sample(64)`; VAEs with one flat group of latents."""
 
     class Config(configs.Config):
@@ -37,23 +35,10 @@ class TwoStageVAE(Method):
         learning_rate: PositiveFloat = 1e-3
         """Adam's learning rate, with cosine decay."""
 
-    measure = staticmethod(data.spec)
-    inputs = staticmethod(data.pixels)
-    frozen = ("vae",)
-    vae: Method
-
     def build(self, spec: Any) -> None:
         d, h = flat(self, spec), self.config.hidden
         self.encoder, self.decoder = mlp([d, h, h, 2 * d], "relu"), mlp([d, h, h, d], "relu")
         self.log_variance = nn.Parameter(torch.zeros(1))
-
-    @property
-    def base(self) -> Any:
-        """The VAE itself."""
-        return self.vae.base
-
-    def batches(self, data: data.Images, seed: int) -> Any:
-        return loader([data.images], min(self.config.batch_size, len(data)), seed, drop_last=True)
 
     def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
         with torch.no_grad():
@@ -66,10 +51,6 @@ class TwoStageVAE(Method):
 
     def configure_optimizers(self) -> Any:
         return optimizer(self, self.config.learning_rate, "cosine")
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Posterior means of the first VAE: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
-        return self.base(batch)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, mean: bool = True, batch_size: int = 500) -> Tensor:

@@ -88,7 +88,7 @@ class CRVAE(Method):
         return self.base.max_epochs
 
     def batches(self, data: data.Images | Clouds, seed: int) -> Any:
-        return loader([type(self).inputs(data)], min(self.base.config.batch_size, len(data)), seed, drop_last=True)
+        return loader([type(self).inputs(data)], self.base.config.batch_size, seed, drop_last=True)
 
     def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
         images = data.unit(batch[0], self.dtype)

@@ -24,10 +24,8 @@ from gen_core.estimators import DensityRatio, Pairs, langevin, log_partition, nc
 from gen_core.estimators.density_ratio import LogPartition
 from gen_core.harness import config as configs
 from gen_core.harness.errors import UsageError
-from gen_core.harness.fitting import loader
-from gen_core.harness.method import Method
 from gen_vision import data
-from gen_vision.methods.vae.vae import Choose, generated, optimizer, ready
+from gen_vision.methods.vae.vae import Choose, OnVAE, generated, optimizer, ready
 from gen_vision.networks.latents import Group, Latents, gaussian, seeded
 from gen_vision.networks.vae import GroupClassifier
 
@@ -35,7 +33,7 @@ ROWS = 1 << 16
 """Proposals that a classifier sees at a time; a hundred MB a layer of 256."""
 
 
-class NCPVAE(Method):
+class NCPVAE(OnVAE):
     """`NCPVAE(vae=trained).fit(images).sample(64)`; own classifiers: `classifiers=ModuleList`, one a group.
 
     A classifier maps (z_k, context) to (b,) logits; of the first group the context is None.
@@ -67,10 +65,6 @@ class NCPVAE(Method):
         langevin_step: PositiveFloat = 0.01
         """Their size s in the prior's noise, whose variance is 1."""
 
-    measure = staticmethod(data.spec)
-    inputs = staticmethod(data.pixels)
-    frozen = ("vae",)
-    vae: Method
     classifiers: nn.ModuleList
 
     def build(self, spec: Any) -> None:
@@ -91,14 +85,6 @@ class NCPVAE(Method):
                 except (RuntimeError, ValueError, TypeError) as error:
                     where = f"classifiers[{k}], of z of shape {tuple(group.z.shape)}"
                     raise UsageError(f"{where}: must give one logit a row, (b,): {error}") from None
-
-    @property
-    def base(self) -> Any:
-        """The VAE itself."""
-        return self.vae.base
-
-    def batches(self, data: data.Images, seed: int) -> Any:
-        return loader([data.images], min(self.config.batch_size, len(data)), seed, drop_last=True)
 
     def training_step(self, batch: tuple[Tensor], _: int) -> Tensor:
         with torch.no_grad():
@@ -133,10 +119,6 @@ class NCPVAE(Method):
     def configure_optimizers(self) -> Any:
         config = self.config
         return optimizer(self, config.learning_rate, config.decay, config.weight_decay)
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Posterior means: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
-        return self.base(batch)
 
     @torch.no_grad()
     def sample(

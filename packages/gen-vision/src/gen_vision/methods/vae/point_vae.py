@@ -96,7 +96,7 @@ class PointVAE(VAE):
         expect("decoder", self.decoder, (config.latent,), (side * side, 3))
 
     def batches(self, data: Any, seed: int) -> Any:
-        return loader([points_of(data)], min(self.config.batch_size, len(data)), seed, drop_last=True)
+        return loader([points_of(data)], self.config.batch_size, seed, drop_last=True)
 
     def log_weights(self, x: Tensor, samples: int) -> Tensor:
         """Refused: there is no log p(x|z)."""

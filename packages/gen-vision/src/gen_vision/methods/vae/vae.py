@@ -22,6 +22,7 @@ from gen_core.harness.errors import Diverged, UsageError
 from gen_core.harness.fitting import loader
 from gen_core.harness.method import Method, evaluating
 from gen_vision import data
+from gen_vision.networks.encoders import dry_run
 from gen_vision.networks.latents import Group, Latents, gaussian, seeded
 from gen_vision.networks.likelihoods import LikelihoodConfig, likelihood
 from gen_vision.networks.vae import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
@@ -77,7 +78,7 @@ class VAE(Method):
             expect(name, getattr(self, name), given, wanted)
 
     def batches(self, data: data.Images, seed: int) -> Any:
-        return loader([data.images], min(self.config.batch_size, len(data)), seed, drop_last=True)
+        return loader([data.images], self.config.batch_size, seed, drop_last=True)
 
     def setup(self, stage: str) -> None:
         self.to(self.dtype)  # networks of the user's may come in another precision
@@ -216,6 +217,27 @@ class VAE(Method):
         return {"samples": grid(self.sample(64), 8), "reconstructions": beside(shown, self.reconstruct(images), 8)}
 
 
+class OnVAE(Method):
+    """What methods share that stand on a trained VAE, which does not learn: `vae`, its batches, its representation."""
+
+    measure = staticmethod(data.spec)
+    inputs = staticmethod(data.pixels)
+    frozen = ("vae",)
+    vae: Method
+
+    @property
+    def base(self) -> Any:
+        """The VAE itself."""
+        return self.vae.base
+
+    def batches(self, data: data.Images, seed: int) -> Any:
+        return loader([data.images], self.config.batch_size, seed, drop_last=True)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Posterior means of the VAE: images (b, c, h, w), uint8 or float in [0, 1] -> (b, d)."""
+        return self.base(batch)
+
+
 def optimizer(model: Method, learning_rate: float, decay: str, weight_decay: float = 0.0) -> Any:
     """Adam with the schedule that `decay` names."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -281,13 +303,10 @@ def flat(model: Any, spec: Any) -> int:
     return shapes[0][0]
 
 
-@torch.no_grad()
 def expect(name: str, net: nn.Module, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Refuse a network that does not map (b, *given) to (b, *wanted); a dry run that leaves it as it was."""
-    like = next(net.parameters(), torch.zeros(()))
     try:
-        with evaluating(net):
-            out = net(torch.zeros(2, *given, dtype=like.dtype, device=like.device))
+        out = dry_run(net, *given)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(f"{name}: does not take shape (b, {', '.join(map(str, given))}): {error}") from error
     found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
