@@ -78,7 +78,8 @@ class Recipe(_Strict):
     """One table of a recipe file."""
 
     method: str
-    scale: Literal["cpu", "paper"]
+    scale: Literal["cpu", "gpu20", "paper"]
+    """Minutes on two cores, twenty minutes on one large GPU, or the paper's own."""
     data: str
     protocol: Protocol
     metric: str

@@ -93,6 +93,9 @@ def record_curves(record: Mapping[str, Any], folder: Path) -> None:
             (line,) = axes.plot(band["x"], band["middle"], label=arm)
             axes.fill_between(band["x"], band["low"], band["high"], color=line.get_color(), alpha=0.15, linewidth=0)
         ylabel, _, xlabel = name.partition(" over ")
+        places = curve["arms"][record["method"]]["x"]
+        if len(places) < 10 and min(places) > 0 and max(places) >= 100 * min(places):  # a few, decades apart
+            axes.set_xscale("log")
         axes.set(xlabel=xlabel or "epoch", ylabel=ylabel)
         axes.set_title(f"{record['method']}/{record['recipe']}: {curve['kind']} of {len(record['seeds'])} seeds, 95 %")
         axes.legend(frameon=False)
