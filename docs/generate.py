@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md, docs/core.md, docs/graph.md and README.md from the records under results/.
+"""Write the tables of docs/results.md, docs/core.md, docs/graph.md, docs/vision.md and README.md from the records under results/.
 
 python docs/generate.py            write
 python docs/generate.py --check    exit 1 where a table differs from what the records say
@@ -244,6 +244,18 @@ def graph_tables() -> str:
     return "\n".join(lines)
 
 
+def vision_table() -> str:
+    """What `benchmarks/vision.py --json` found."""
+    r = recorded("benchmarks/vision.json")
+    ms, drawn = r["step_ms"], r["ncp_sampling"]
+    return (
+        f"`python benchmarks/vision.py`, one thread, torch {r['torch']}. A training step of a VAE, 784-400-40, batch "
+        f"{r['batch']}: {ms['ours']:.1f} ms, pythae {r['pythae']} with the same networks {ms['pythae']:.1f} ms, "
+        f"{ms['ours'] / ms['pythae']:.2f} of it. NCP-VAE's 10,000 images at M = 500: {drawn['seconds']:.0f} s, "
+        f"{drawn['extra_mib']:.0f} MiB above what the process held before, {drawn['result_mib']:.0f} of them the images."
+    )
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The page with the block between `<!-- begin NAME -->` and `<!-- end NAME -->` replaced."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -253,7 +265,7 @@ def filled(text: str, name: str, content: str) -> str:
 
 def main() -> int:
     found = records()
-    core, graph = ROOT / "docs" / "core.md", ROOT / "docs" / "graph.md"
+    core, graph, vision = (ROOT / "docs" / f"{name}.md" for name in ("core", "graph", "vision"))
     core_page = core.read_text()
     for name, block in (("speed", speed_table), ("bounds", bounds_table), ("mi", mi_table)):
         core_page = filled(core_page, name, block())
@@ -263,6 +275,7 @@ def main() -> int:
     tail = rest.partition(END)[2]
     wanted = {ROOT / "docs" / "results.md": page(found), readme: f"{head}{BEGIN}\n{short_table(found)}\n{END}{tail}"}
     wanted |= {core: core_page, graph: filled(graph.read_text(), "speed", graph_tables())}
+    wanted |= {vision: filled(vision.read_text(), "speed", vision_table())}
     stale = [path for path, content in wanted.items() if not path.exists() or path.read_text() != content]
     stale += [path for r in found for file in figures(r).values() if not (path := ROOT / "docs" / file).exists()]
     stale += [path for file in overviews(found) if not (path := ROOT / "docs" / file).exists()]

@@ -34,6 +34,11 @@ BASES: dict[str, Callable[[], Any]] = {
 }
 
 
+def bits(images: Tensor) -> Tensor:
+    """As the Bernoulli likelihood draws them, from the same random state."""
+    return (torch.rand(images.shape) < images).to(images.dtype)
+
+
 def some(count: int = 32, seed: int = 2) -> Images:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
@@ -124,7 +129,7 @@ def test_both_posteriors_get_gradient() -> None:
 
 def test_one_group_of_a_hierarchy_is_the_flat_formula() -> None:
     model = built(HierarchicalVAE(HierarchicalVAE.Config(groups=(1,), **DEEP)))
-    x = torch.bernoulli(torch.cat(pair(4)))
+    x = bits(torch.cat(pair(4)))
     mean, log_variance = (t.flatten(1) for t in model.base.posterior(x))
     found = model.base.infer(x)
     assert len(found.groups) == 1
@@ -147,7 +152,7 @@ def test_loss_is_both_bounds_and_lambda_times_the_kl(kind: str) -> None:
     slopes = torch.autograd.grad(loss, weights)
 
     torch.manual_seed(5)
-    x = torch.bernoulli(torch.cat([images, changed]))
+    x = bits(torch.cat([images, changed]))
     k = 5 if kind == "iwae" else 1
     found = model.base.infer(x, k)
     assert len(found.groups) == (2 if kind == "hierarchical-vae" else 1)
@@ -170,8 +175,7 @@ def test_every_weight_of_a_hierarchy_gets_gradient() -> None:
 @pytest.mark.parametrize("kind", BASES)
 def test_identity_and_shared_noise_cost_twice_the_base(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     n, model = 8, built(BASES[kind](), nn.Identity(), consistency=3.0)
-    images, _ = pair(n)
-    bits = (images > 0.5).double()
+    images = (pair(n)[0] > 0.5).double()  # bits are not drawn again
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -181,12 +185,11 @@ def test_identity_and_shared_noise_cost_twice_the_base(kind: str, monkeypatch: p
         return torch.cat([half, half], 1).flatten(0, 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "bernoulli", lambda p: torch.cat([bits, bits]))
         patch.setattr(torch, "randn_like", twice)
         loss = model.objective(images, model.changed(images))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randn_like", lambda like: noise(*like.shape))
-        parts = model.base.terms(bits, model.base.infer(bits, model.base.samples_per_step))
+        parts = model.base.terms(images, model.base.infer(images, model.base.samples_per_step))
     assert model.logged["inconsistency"].item() == 0
     assert loss.item() == pytest.approx(2 * sum(part.item() for part in parts.values()), rel=1e-12)
 
@@ -197,7 +200,7 @@ def test_warm_up_of_the_base_goes_on() -> None:
     torch.manual_seed(5)
     loss = model.objective(images, changed, 0.15)
     torch.manual_seed(5)
-    x = torch.bernoulli(torch.cat([images, changed]))
+    x = bits(torch.cat([images, changed]))
     found = model.base.infer(x)
     nll = F.binary_cross_entropy_with_logits(found.parameters, x, reduction="none").flatten(1).sum(1).mean()
     kl = torch.stack([kl_divergence(side(g, slice(None)), prior(g, slice(None))).sum(1).mean() for g in found.groups])
@@ -219,7 +222,7 @@ def test_lambda_0_is_the_base_on_images_and_changed_images_bit_for_bit() -> None
     torch.manual_seed(mix(seed, 0, 0))
     for rows in order.split(16):
         shown = images.images[rows].float() / 255
-        x = torch.bernoulli(torch.cat([shown, change(shown)]))
+        x = bits(torch.cat([shown, change(shown)]))
         loss = 2 * torch.stack(list(base.terms(x, base.infer(x)).values())).sum()
         adam.zero_grad()
         loss.backward()
@@ -423,19 +426,26 @@ def test_consistency_brings_the_posteriors_of_digits_together() -> None:
     assert digits.test is not None and digits.test.labels is not None and digits.labels is not None
     shown = data.unit(digits.test.images)
     torch.manual_seed(0)
-    x = torch.bernoulli(torch.cat([shown, turned(shown)]))
-    found, reported = [], []
+    x = bits(torch.cat([shown, turned(shown)]))
+    found, reported, turns = [], [], list[list[float]]()
     for weight in (0.0, 1.0):
         base = VAE(VAE.Config(hidden=(64,), latent=8, epochs=12))
         model = CRVAE(CRVAE.Config(consistency=weight), vae=base).fit(digits, seed=3, **CPU)
         with torch.no_grad():
             mean, log_variance = model.base.posterior(x)
         found.append(apart([Group(mean, mean, log_variance)], len(shown)).item())
-        metrics = protocols.consistency(SimpleNamespace(model=model, data=digits, seed=0))
+        run = SimpleNamespace(model=model, data=digits, seed=0, curves={})
+        metrics = protocols.consistency(run)
+        (points,) = run.curves.values()
+        assert [degrees for degrees, _ in points] == [0, 5, 10, 15, 20, 30, 45]
+        turns.append([nats for _, nats in points])
         reported.append(metrics["inconsistency"])
         z, z_test = model.embed(digits).double(), model.embed(digits.test).double()
         nearest = digits.labels[torch.cdist(z_test, z).argmin(1)]
         hits = 100 * (nearest == digits.test.labels).double().mean().item()
         assert metrics["accuracy"] == pytest.approx(hits, abs=0.25)  # one tie in 445 may go either way
     assert found[1] <= 0.5 * found[0], found
+    for nats in turns:  # farther turned, farther apart
+        assert nats[0] < 0.8 * nats[3] < 0.8 * nats[6], nats
+    assert all(with_it < without for without, with_it in zip(*turns, strict=True))
     assert reported == pytest.approx(found, rel=0.2)

@@ -126,7 +126,6 @@ def consistency(
     z, z_test = run.model.embed(train), run.model.embed(test)
     neighbour = KNeighborsClassifier(1).fit(z.numpy(), train.labels.numpy())  # pyright: ignore
 
-
     def apart(images: Tensor, change: AffineNoise) -> float:
         total = 0.0
         for part in images.split(500):

@@ -1,5 +1,6 @@
 """Figures and tables that people look at; matplotlib and rich are imported when one is drawn."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def bars(series: Mapping[str, Mapping[str, float]], out: Path, ylabel: str) -> N
 def curve_files(record: Mapping[str, Any]) -> dict[str, str]:
     """curve -> name of its figure, for each curve of the record."""
     names = record.get("curves", ())
-    return {name: f"{record['recipe']}-{name.partition(' over ')[0].replace(' ', '-')}.png" for name in names}
+    words = {name: re.sub(r"[^\w-]+", "-", name.partition(" over ")[0]).strip("-") for name in names}
+    return {name: f"{record['recipe']}-{word}.png" for name, word in words.items()}
 
 
 def record_curves(record: Mapping[str, Any], folder: Path) -> None:
