@@ -252,7 +252,7 @@ def vision_table() -> str:
         f"`python benchmarks/vision.py`, one thread, torch {r['torch']}. A training step of a VAE, 784-400-40, batch "
         f"{r['batch']}: {ms['ours']:.1f} ms, pythae {r['pythae']} with the same networks {ms['pythae']:.1f} ms, "
         f"{ms['ours'] / ms['pythae']:.2f} of it. NCP-VAE's 10,000 images at M = 500: {drawn['seconds']:.0f} s, "
-        f"{drawn['extra_mib']:.0f} MiB above what the process held before; the images are {drawn['result_mib']:.0f} of them."
+        f"{drawn['extra_mib']:.0f} MiB above what the process held; the images are {drawn['result_mib']:.0f} of them."
     )
 
 
