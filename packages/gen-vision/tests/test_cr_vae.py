@@ -234,13 +234,13 @@ def test_lambda_0_is_the_base_on_images_and_changed_images_bit_for_bit() -> None
         assert not torch.equal(fresh.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_recipe_arm_at_lambda_0_is_vae_aug(name: str) -> None:
+@pytest.mark.parametrize(("name", "weight"), [("digits", 0.1), ("mnist", 1.0), ("mnist-short", 0.1)])
+def test_recipe_arm_at_lambda_0_is_vae_aug(name: str, weight: float) -> None:
     arms = recipes.arms(DOMAIN, recipes.load(DOMAIN, f"cr-vae/{name}")[1])
     own, aug, plain = arms["cr-vae"], arms["vae-aug"], arms["vae"]
     assert (aug.method, aug.train) == ("cr-vae", True)
     configs = [CRVAE.Config(**arm.config).model_dump() for arm in (own, aug)]
-    assert configs[0].pop("consistency") == 0.1 and configs[1].pop("consistency") == 0
+    assert configs[0].pop("consistency") == weight and configs[1].pop("consistency") == 0
     assert configs[0] == configs[1] and own.given == aug.given and not own.given["vae"].train
     assert VAE.Config(**plain.config).model_dump(mode="json") == own.given["vae"].config
 
