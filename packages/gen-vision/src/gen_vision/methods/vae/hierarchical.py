@@ -143,7 +143,7 @@ class HierarchicalVAE(VAE):
     def terms(self, x: Tensor, found: Latents, done: float = 1.0) -> dict[str, Tensor]:
         parts = super().terms(x, found, done)
         weight = min(1.0, max(1e-4, done / self.config.warm_up)) if self.config.warm_up else 1.0
-        if self.training and weight == 1:
+        if self.training and self.config.warm_up and weight == 1:
             parts["warm_up"] = torch.zeros_like(parts["kl"])  # what was logged of it last is over
         elif weight < 1:
             kl = parts["kl"]
