@@ -105,7 +105,7 @@ def test_check_runs_one_seed_again(finished, capsys):
     out, _, _ = finished
     path = out / "toy" / "auto" / "rows.json"
     assert cli.main(DOMAIN, ["reproduce", "--check", str(path)]) == 0
-    assert "same hardware, versions and threads: 1e-6" in capsys.readouterr().out
+    assert "same hardware, versions, threads and precision: 1e-6" in capsys.readouterr().out
     wrong = json.loads(path.read_text())
     wrong["values"][0] += 0.01
     other = out / "wrong.json"

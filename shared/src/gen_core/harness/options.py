@@ -8,6 +8,8 @@ from tyro.conf import Positional, arg
 
 from gen_core.harness.errors import UsageError
 
+Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+
 
 @dataclass(kw_only=True)
 class Engine:
@@ -17,7 +19,7 @@ class Engine:
     """how many of them; more than one trains by data-parallel processes"""
     threads: int | None = None
     """threads a process (default: torch's own choice)"""
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """number format, by Lightning's name; gen-rl has 32-true alone"""
 
     def apply(self) -> None:
@@ -100,6 +102,8 @@ class Reproduce:
     """threads a cell (default: 1)"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
     """where to compute"""
+    precision: Precision = "32-true"
+    """number format of the training, by Lightning's name; gen-rl has 32-true alone"""
     config: Path | None = None
     """a TOML file of the method's fields, over the recipe's and below the flags"""
     check: Path | None = None

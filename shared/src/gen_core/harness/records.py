@@ -65,6 +65,7 @@ def build(
         "seconds": round(sum(cell["seconds"] for cell in cells.values()), 1),
         "note": recipe.note,
         "hardware": "; ".join(sorted({cell["hardware"] for cell in cells.values()})),
+        "precision": next((cell.get("precision", "32-true") for cell in cells.values()), None),
         **{key: next((cell[key] for cell in cells.values()), None) for key in ("threads", "versions", "commit")},
     }
     if bands := _bands(cells, (recipe.method, *recipe.baselines), own, domain.interval):

@@ -125,7 +125,8 @@ def _cell(job: Job) -> None:
         cell |= {name: found for name in ("curves", "facts") if (found := getattr(run, name))}
         if job.samples:
             cell["samples"] = run.samples
-        cell |= {"seconds": round(time.monotonic() - started, 2), **runs.origin(job.domain, job.threads)}
+        origin = runs.origin(job.domain, job.threads, job.options.get("precision", "32-true"))
+        cell |= {"seconds": round(time.monotonic() - started, 2), **origin}
         runs.write_json(job.path, cell)
         shutil.rmtree(work, ignore_errors=True)
         job.log.unlink(missing_ok=True)
@@ -320,11 +321,18 @@ def _spread_over_units(record: Mapping[str, Any]) -> float:
     return max((high - low for low, high in intervals), default=0.0) / 4
 
 
-def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = print) -> bool:
-    """Run the first seed of a record again; True where it agrees.
+def check(
+    domain: Domain,
+    file: Path,
+    *,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    say: Say = print,
+) -> bool:
+    """Run the first seed of a record again, with these options of the fit; True where it agrees.
 
-    Equal to 1e-6 where hardware, versions and threads are the record's, else within three of its standard deviations;
-    with one seed a quarter of its widest interval over test units stands for these.
+    Equal to 1e-6 where hardware, versions, threads and precision are the record's, else within three of its standard
+    deviations; with one seed a quarter of its widest interval over test units stands for these.
     """
     import tempfile
 
@@ -339,15 +347,17 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
     ctx = context([domain])
     plan = _plan(domain, [arm], recipe.data)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(domain, arm, recipe.data, seed, plan["keys"][method], Path(folder), {}, threads or record["threads"])
+        key, fit = plan["keys"][method], dict(options or {})
+        job = Job(domain, arm, recipe.data, seed, key, Path(folder), fit, threads or record["threads"])
         failed = _run_all(ctx, [job], 1, say)
         cell = job.read()
     if cell is None:
         raise RuntimeError(f"the cell failed: {next(iter(failed.values()), 'no reason known')}")
     got = cell["metrics"][record["metric"]]
     same = all(cell[key] == record[key] for key in ("hardware", "versions", "threads"))
+    same = same and cell["precision"] == record.get("precision", "32-true")  # older records do not name it
     if same:
-        allowed, why = 1e-6 * max(1.0, abs(wanted)), "same hardware, versions and threads: 1e-6"
+        allowed, why = 1e-6 * max(1.0, abs(wanted)), "same hardware, versions, threads and precision: 1e-6"
     elif domain.interval == "iqm":
         allowed, why = float("inf"), "other hardware or versions: must run and be finite"
     else:
@@ -355,7 +365,7 @@ def check(domain: Domain, file: Path, *, threads: int | None = None, say: Say = 
             spread, name = statistics.stdev(record["values"]), "the record's standard deviation"
         else:
             spread, name = _spread_over_units(record), "a quarter of the record's widest interval over test units"
-        allowed, why = 3 * spread, f"other hardware, versions or threads: 3 x {name}"
+        allowed, why = 3 * spread, f"other hardware, versions, threads or precision: 3 x {name}"
         wanted = statistics.fmean(record["values"])
     holds = math.isfinite(got) and abs(got - wanted) <= allowed
     say(f"{method}/{record['recipe']} seed {seed}: recorded {wanted:.6f}, now {got:.6f}, allowed {allowed:.2g} ({why})")

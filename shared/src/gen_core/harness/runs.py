@@ -156,9 +156,19 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def origin(domain: Domain, threads: int | None) -> dict[str, Any]:
+def origin(domain: Domain, threads: int | None, precision: str = "32-true") -> dict[str, Any]:
     """What numbers depend on beside config, data and seed."""
-    return {"hardware": hardware(), "threads": threads, "versions": versions(domain), "commit": commit()}
+    found = {"hardware": hardware(), "threads": threads, "precision": precision}
+    return {**found, "versions": versions(domain), "commit": commit()}
+
+
+def place(model: Any, device: str) -> None:
+    """Move a model to "cuda", "mps" or the "auto" choice; Lightning leaves it on the CPU after a fit."""
+    import torch
+
+    if device != "cpu" and isinstance(model, torch.nn.Module):
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(best if device == "auto" else device)
 
 
 def execute(
@@ -186,6 +196,7 @@ def execute(
         run.model.fit(run.data, seed=run.seed, **fit)
     else:
         run.model.prepare(run.model.measure(run.data), run.seed)
+    place(run.model, fit.get("accelerator", "cpu"))
 
 
 def evaluate(domain: Domain, protocol: Protocol, run: Run) -> dict[str, float]:
@@ -198,7 +209,9 @@ def finish(domain: Domain, folder: Path, run: Run, protocol: Protocol, started: 
     from gen_core.harness import report
 
     header = read_header(folder)
-    write_json(folder / "environment.json", origin(domain, header["engine"].get("threads")))
+    write_json(
+        folder / "environment.json", origin(domain, *(header["engine"].get(key) for key in ("threads", "precision")))
+    )
     try:
         metrics = evaluate(domain, protocol, run)
     except LabelsMissing as error:

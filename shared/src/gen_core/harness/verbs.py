@@ -226,12 +226,10 @@ def _open(domain: Domain, folder: Path, data: str | None, needs_data: bool = Tru
 
 
 def _to_device(options: Engine, run: Any) -> None:
-    import torch
+    from gen_core.harness import runs
 
     options.apply()
-    if options.device != "cpu" and isinstance(run.model, torch.nn.Module):
-        best = "cuda" if torch.cuda.is_available() else "cpu"
-        run.model.to(best if options.device == "auto" else options.device)
+    runs.place(run.model, options.device)
 
 
 def evaluate(domain: Domain, options: Evaluate) -> int:
@@ -394,8 +392,9 @@ def reproduce(domain: Domain, options: Any, method: str, overrides: dict[str, An
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job takes its cells with it, as Ctrl-C does
 
+    fit = {"accelerator": options.device, "precision": options.precision}
     if options.check:
-        return 0 if running.check(domain, options.check, threads=options.threads) else 1
+        return 0 if running.check(domain, options.check, threads=options.threads, options=fit) else 1
     for key in ("seeds", "jobs", "threads"):
         value = getattr(options, key)
         if value is not None and value < 1:
@@ -404,8 +403,7 @@ def reproduce(domain: Domain, options: Any, method: str, overrides: dict[str, An
         with _bar() as (say, ended):
             record = running.reproduce(
                 domain, options.target, out=options.out, seeds=options.seeds, jobs=options.jobs, shard=options.shard,
-                threads=options.threads or 1, overrides=overrides, options={"accelerator": options.device},
-                say=say, ended=ended,
+                threads=options.threads or 1, overrides=overrides, options=fit, say=say, ended=ended,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to go on; finished cells are kept.") from None
