@@ -158,6 +158,7 @@ class FeatureGenerator(Method):
     # --- the end: what predicts
 
     def on_fit_end(self) -> None:
+        self.to(self.x.device)  # by now Lightning has moved the networks to the CPU
         self.fit_final()
         del self.x, self.y, self.seen_attributes
 

@@ -29,8 +29,13 @@ from gen_vision.methods.vae.vae import Choose, OnVAE, generated, optimizer, read
 from gen_vision.networks.latents import Group, Latents, gaussian, seeded
 from gen_vision.networks.vae import GroupClassifier
 
-ROWS = 1 << 16
-"""Proposals that a classifier sees at a time; a hundred MB a layer of 256."""
+ROWS, NUMBERS = 1 << 16, 1 << 24
+"""Proposals that a classifier sees at a time, and the most numbers in them: some hundred MB a layer."""
+
+
+def at_a_time(row: Tensor) -> int:
+    """How many proposals like `row` are drawn and classified at a time."""
+    return max(1, min(ROWS, NUMBERS // row.numel()))
 
 
 class NCPVAE(OnVAE):
@@ -169,7 +174,7 @@ class NCPVAE(OnVAE):
         """One of M proposals a row, drawn with weight r_k; M = 1 is the prior."""
         if m == 1:
             return self.proposed(k, mean, log_variance, 1)[:, 0]
-        step = max(1, ROWS // m)  # rows at a time, so that memory does not grow with their number
+        step = max(1, at_a_time(mean[0]) // m)  # rows, so that memory does not grow with their number
         found: list[Tensor] = []
         for start in range(0, len(mean), step):
             rows = slice(start, start + step)
@@ -180,7 +185,7 @@ class NCPVAE(OnVAE):
     def ratio_of(self, k: int, z: Tensor, context: Tensor | None) -> Tensor:
         """log r_k of (b, M, ...) proposals, (b, M)."""
         m, parts = z.shape[1], list[Tensor]()
-        for part in torch.arange(z.shape[0] * m, device=z.device).split(ROWS):
+        for part in torch.arange(z.shape[0] * m, device=z.device).split(at_a_time(z[0, 0])):
             flat = z.flatten(0, 1)[part]
             parts.append(self.log_ratio(k, flat, None if context is None else context[part // m]))
         return torch.cat(parts).view(z.shape[:2])
