@@ -128,6 +128,7 @@ def page(found: list[dict[str, Any]]) -> str:
         minutes = r["seconds"] / 60
         where = f"{r['hardware']}, {r['threads']} thread(s) a cell"
         again = f"gen-{r['domain']} reproduce {r['method']}/{r['recipe']}"
+        again += f" --device cuda --precision {r['precision']}" if r["scale"] == "gpu20" else ""
         lines += [
             "",
             f"Verdict: `{r['verdict']}`. {minutes:.1f} minutes of computing on {where}. Again: `{again}`.",
