@@ -34,7 +34,9 @@ def test_the_record_has_what_the_contract_names(finished):
     out, record, lines = finished
     assert record == record_of(out)
     wanted = "method recipe dataset metric unit higher_is_better values baselines claim_against paper verdict also"
-    assert set(wanted.split()) | {"seconds", "hardware", "threads", "versions", "commit", "seeds"} <= set(record)
+    assert set(wanted.split()) | {"seconds", "hardware", "precision", "threads", "versions", "commit", "seeds"} <= set(
+        record
+    )
     assert (record["seeds"], len(record["values"]), record["also"]) == ([0, 1, 2, 3, 4], 5, {"width": [3.0] * 5})
     assert set(record["baselines"]) == {"raw", "untrained"}
     for entry in record["baselines"].values():
@@ -115,6 +117,19 @@ def test_check_runs_one_seed_again(finished, capsys):
     other.write_text(json.dumps(wrong))
     assert cli.main(DOMAIN, ["reproduce", "--check", str(other)]) == 0
     assert "3 x the record's standard deviation" in capsys.readouterr().out
+
+
+def test_precision_reaches_the_fit_and_is_recorded_and_checked(toy, finished, tmp_path):
+    toy("reproduce", "auto", "--out", tmp_path, "--seeds", "1", "--precision", "bf16-mixed")
+    record = record_of(tmp_path)
+    assert record["precision"] == "bf16-mixed"
+    assert record["values"][0] != finished[1]["values"][0]
+    assert record["values"][0] == pytest.approx(finished[1]["values"][0], rel=0.05)
+    path = str(tmp_path / "toy" / "auto" / "rows.json")
+    assert toy("reproduce", "--check", path, "--precision", "bf16-mixed") == 0
+    assert "threads and precision: 1e-6" in toy.log.read_text()
+    toy("reproduce", "--check", path)
+    assert "other hardware, versions, threads or precision" in toy.log.read_text()
 
 
 @pytest.mark.parametrize(("shift", "agrees"), [(0.7, True), (0.8, False)])

@@ -380,6 +380,12 @@ def test_law_does_not_depend_on_the_rows_at_a_time(monkeypatch: pytest.MonkeyPat
     assert len(z1) == n and near(z1, 0.8, 0.25) and near(z2 - 0.7 * z1, 0.0, 0.36)
 
 
+def test_large_proposals_are_fewer_at_a_time() -> None:
+    assert ncp_vae.at_a_time(torch.empty(10)) == 1 << 16
+    assert ncp_vae.at_a_time(torch.empty(16, 16, 16)) == 1 << 12
+    assert ncp_vae.at_a_time(torch.empty(64, 1024, 1024)) == 1
+
+
 def test_no_more_rows_at_a_time_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(), Watched()
     model = prepared(Linear(), *watched)
