@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -271,6 +272,26 @@ def test_control_c_ends_all_cells_keeps_the_finished_and_exits_130(tmp_path):
     while _alive(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_control_c_in_the_moment_a_cell_starts_ends_that_cell_too():
+    class Cell:
+        sentinel, killed = 0, False
+
+        def start(self):
+            signal.raise_signal(signal.SIGINT)
+
+        def kill(self):
+            self.killed = True
+
+        def join(self):
+            pass
+
+    cell = Cell()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce._run_all(SimpleNamespace(Process=lambda **_: cell), [None], 1, print)
+    assert cell.killed
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _alive(group):

@@ -3,6 +3,7 @@
 A finished cell is never run again while what it depends on is unchanged; a cell that dies loses itself only.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,9 +15,10 @@ import shutil
 import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,23 @@ def context(domains: Sequence[Domain]) -> Any:
     return found
 
 
+@contextlib.contextmanager
+def _held() -> Generator[None]:
+    """Ctrl-C waits for the end of the block: a cell that it met between start and list would run on for ever."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+        yield
+        return
+    arrived: list[int] = []
+    before = {n: signal.signal(n, lambda n, _: arrived.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
 def _run_all(
     ctx: Any, jobs: Sequence[Job], parallel: int, say: Say, ended: Ended = lambda done, total: None
 ) -> dict[tuple[str, int], str]:
@@ -191,8 +210,9 @@ def _run_all(
             while waiting and len(running) < parallel:
                 job = waiting.pop(0)
                 process = ctx.Process(target=_cell, args=(job,))
-                process.start()
-                running[process.sentinel] = (process, job, time.monotonic())
+                with _held():
+                    process.start()
+                    running[process.sentinel] = (process, job, time.monotonic())
             for sentinel in multiprocessing.connection.wait(list(running)):
                 process, job, started = running.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 process.join()
