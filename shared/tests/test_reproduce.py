@@ -121,6 +121,7 @@ def test_check_runs_one_seed_again(finished, capsys):
 
 
 def test_precision_reaches_the_fit_and_is_recorded_and_checked(toy, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)  # cells of another precision are not taken for its own
     toy("reproduce", "auto", "--out", tmp_path, "--seeds", "1", "--precision", "bf16-mixed")
     record = record_of(tmp_path)
     assert record["precision"] == "bf16-mixed"

@@ -59,7 +59,8 @@ class Job:
 
     def home(self, part: str, stage: Stage) -> Path:
         """The folder of a stage at this seed, one for all cells that need it."""
-        return self.folder / f"given-{part}-{stages.key(self.domain, stage, [self.data, self.seed, REVISION])}.run"
+        more = [self.data, self.seed, REVISION, *_unusual(self.options)]
+        return self.folder / f"given-{part}-{stages.key(self.domain, stage, more)}.run"
 
     @property
     def path(self) -> Path:
@@ -88,7 +89,13 @@ def _limit(threads: int) -> None:
     threadpoolctl.threadpool_limits(threads)
 
 
-def _plan(domain: Domain, arms: Sequence[Arm], data: str) -> dict[str, Any]:
+def _unusual(options: Mapping[str, Any]) -> list[str]:
+    """The precision of a fit as keys know it: those of earlier cells, all of the default, name none."""
+    precision = options.get("precision", "32-true")
+    return [] if precision == "32-true" else [precision]
+
+
+def _plan(domain: Domain, arms: Sequence[Arm], data: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The arms' resolved configs and their keys. A key covers all that a cell's numbers depend on."""
     checksum = domain.module("data").checksum(domain.load_data(data))
     plan: dict[str, Any] = {"configs": {}, "keys": {}}
@@ -96,6 +103,7 @@ def _plan(domain: Domain, arms: Sequence[Arm], data: str) -> dict[str, Any]:
         cls = domain.method(arm.method)
         resolved = configs.parse(cls.Config, arm.config, arm.name).model_dump(mode="json")
         facts = [arm.method, resolved, arm.train, arm.protocol.model_dump(), checksum, cls.revision, REVISION]
+        facts += _unusual(options)
         if arm.given:
             facts.append({part: stages.facts(domain, stage) for part, stage in arm.given.items()})
         plan["configs"][arm.name] = resolved
@@ -287,7 +295,7 @@ def reproduce(
     chosen = _seeds(recipe, seeds)
     index, count = _share(shard)
     ctx = ctx or context([domain])
-    plan = _plan(domain, list(arms.values()), recipe.data)
+    plan = _plan(domain, list(arms.values()), recipe.data, options or {})
     home = out / domain.name / recipe.method
     folder = home / f"{name}.cells"
     try:
@@ -365,7 +373,7 @@ def check(
     _, recipe = recipes.load(domain, f"{method}/{base}")
     arm = recipes.arms(domain, recipe, record["config"])[method]
     ctx = context([domain])
-    plan = _plan(domain, [arm], recipe.data)
+    plan = _plan(domain, [arm], recipe.data, options or {})
     with tempfile.TemporaryDirectory() as folder:
         key, fit = plan["keys"][method], dict(options or {})
         job = Job(domain, arm, recipe.data, seed, key, Path(folder), fit, threads or record["threads"])
