@@ -160,6 +160,27 @@ class JsonLines(Logger):
         append_row(self.path, {"step": step, **metrics})  # no open file, so that it pickles to spawned ranks
 
 
+class Steps(Callback):
+    """What a method logs in a training step, to all loggers; Lightning's own way takes some 0.4 ms a value."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.logged = {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        logged, pl_module.logged = pl_module.logged, None
+        trainer.callback_metrics.update(logged)
+        step, every = trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.log_every_n_steps
+        waiting = (batch_idx + 1) % trainer.accumulate_grad_batches and pl_module.automatic_optimization
+        if logged and not waiting and every and (step + 1) % every == 0:
+            row = {name: float(value) for name, value in logged.items()} | {"epoch": trainer.current_epoch}
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+
+
 class Bar(Callback):
     """Lightning's progress on our screen."""
 
@@ -262,7 +283,14 @@ def run(
         "max_epochs": model.max_epochs,
         "logger": _loggers(out, logger) if out else False,
         "log_every_n_steps": 1,
-        "callbacks": [Seeds(), *([Bar()] if progress else []), *([EpochEnd(out)] if out else []), *shown, *callbacks],
+        "callbacks": [
+            Seeds(),
+            Steps(),
+            *([Bar()] if progress else []),
+            *([EpochEnd(out)] if out else []),
+            *shown,
+            *callbacks,
+        ],
         "enable_checkpointing": out is not None,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -59,6 +59,7 @@ class Method(lightning.LightningModule):
         self.given = sorted(given)
         self.fit_seed = 0
         self.training_data: Any = None
+        self.logged: dict[str, Any] | None = None  # in this training step
         for name, module in given.items():
             if name not in self.parts():
                 raise UsageError(nearest(name, self.parts(), f"part of {type(self).__name__}"))
@@ -145,6 +146,21 @@ class Method(lightning.LightningModule):
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad /= self.trainer.world_size
         optimizer.step()
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:
+        """Lightning's; where nothing else is asked for, a training step's values go straight to the loggers."""
+        if self.logged is None or args or options:
+            super().log_dict(dictionary, *args, **options)
+        else:
+            detached = {k: v.detach() if isinstance(v, Tensor) else v for k, v in dictionary.items()}
+            self.logged |= detached
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """As `log_dict`, of one value."""
+        if self.logged is None or args or options:
+            super().log(name, value, *args, **options)
+        else:
+            self.log_dict({name: value})
 
     def train_dataloader(self) -> Any:
         from gen_core.harness.fitting import mix
