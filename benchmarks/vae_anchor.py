@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from vision import BATCH, pythae_vae
 
 from gen_vision import data
-
-
-def bits(images: data.Images) -> Tensor:
-    return (images.images > 0).float()
 
 
 def main() -> None:
@@ -58,12 +53,13 @@ def main() -> None:
             learning_rate=1e-4,
             no_cuda=True,
         )
-        images = bits(found)
+        images = data.unit(found.images, torch.float32)
         trainer = BaseTrainer(pythae_vae(), Rows(images, torch.zeros(len(images))), training_config=settings)
         trainer.train()
     model: Any = trainer.model.eval()
     with torch.no_grad():
-        nll = -model.get_nll(bits(found.test), n_samples=200)  # its name says NLL, its sign is that of log p(x)
+        # Its name says NLL, its sign is that of log p(x).
+        nll = -model.get_nll(data.unit(found.test.images, torch.float32), n_samples=200)
     result = {
         "pythae": importlib.metadata.version("pythae"),
         "torch": torch.__version__,
